@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// What nvcc needs to know before the declarations of gpu.h.
+#pragma once
+
+#define GPU_KERNEL(threads, min_blocks) static __global__ void __launch_bounds__(threads, min_blocks)
+#define GPU_DEVICE __device__ __forceinline__
+#define GPU_HOST_DEVICE __host__ __device__ __forceinline__
+#define GPU_DYNAMIC_SMEM(name) extern __shared__ __align__(128) unsigned char name[]
+#define GPU_UNROLL _Pragma("unroll")
+#define GPU_LAUNCH(...) ::gpu::launch(__VA_ARGS__)
+#define GPU_SITE \
+    {}
+
+namespace gpu {
+
+/// Where a collective was called; only the host implementation looks at it.
+struct Site {};
+
+}  // namespace gpu
