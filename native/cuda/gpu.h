@@ -15,34 +15,39 @@
 //   int error = GPU_LAUNCH(scale_kernel, blocks, 256, 0, stream, params);   // 0 is ok
 //
 // The rules that let both compilers take a kernel, and let the host find its bugs:
-//  1. Launch by GPU_LAUNCH, never <<<>>>. A kernel takes ONE trivially copyable struct by value; no host pointers in it.
+//  1. Launch by GPU_LAUNCH, never <<<>>>. A kernel takes ONE trivially copyable struct by value, without host pointers.
 //     A block has a multiple of 32 threads, 1024 at most. Template kernels are launched from the file that has them.
 //  2. GPU_KERNEL and GPU_DEVICE make functions; no __device__ or __constant__ variables: tables come in the parameters.
 //  3. Shared memory only by GPU_DYNAMIC_SMEM plus offsets from one constexpr layout struct that the launcher sizes too.
 //  4. No CUDA built-in, inline PTX or device-only math outside this header: everything is in namespace gpu.
 //  5. 16-bit floats are raw uint16_t, pairs of them raw uint32_t (low half = lower address).
-//  6. All 32 lanes reach every warp collective and all threads reach every sync_threads, at the same line: predicate the
-//     data, not the call. No return before the last collective or barrier.
+//  6. All 32 lanes reach every warp collective and all threads reach every sync_threads, at the same line: predicate
+//     the data, not the call. No return before the last collective or barrier.
 //  7. Offsets into global memory are int64_t; inside a page or a tile int is enough.
 //  8. 16-byte accesses go through U4 and load16/store16 (or cp_async16), so that misalignment is seen on the host.
 //  9. Sums in a fixed order; atomics on integers only, so that results repeat bit for bit.
 // 10. Blocks never wait for one another (no spin locks): the last block to arrive finishes the work, found by
 //     write; threadfence; sync_threads; atomic_inc by one thread; sync_threads; threadfence; read the others' results.
-// 11. No recursion, no variable-length arrays, no static locals, no printf, no assert, no exceptions, no destructors that matter.
+// 11. No recursion, variable-length arrays, static locals, printf, assert, exceptions, or destructors that matter.
 // 12. GPU_UNROLL in front of loops whose arrays must stay in registers; array indices there must become constants.
 // 13. Read ids into const ints once at the top of the kernel.
 // 14. Lambdas are fine; std:: algorithms and containers are not (constexpr helpers of your own are).
 //
-// Fragment layouts, with lane = lane_id(), g = lane >> 2, q = lane & 3 (rows of A and C are m, columns of B and C are n):
-//   m16n8k16, 16-bit    A a[i], half e: row g + 8*(i & 1), k = 2q + e + 8*(i >> 1)      B b[i], half e: k = 2q + e + 8*i, col g
-//   m16n8k32, int8      A a[i], byte e: row g + 8*(i & 1), k = 4q + e + 16*(i >> 1)     B b[i], byte e: k = 4q + e + 16*i, col g
-//   C and D of both     c[i]: row g + 8*(i >> 1), col 2q + (i & 1)
-//   ldmatrix            lane l addresses row l & 7 of 8x8 matrix l >> 3 (x1 looks at lanes 0-7 only, x2 at 0-15); a row is
-//                       16 bytes; r[j] of lane t = row t >> 2, columns 2(t & 3) and +1 of matrix j;
-//                       with _trans: rows 2(t & 3) and +1 of column t >> 2
-//   A 16x16 of row-major [m][k]: ldmatrix_x4 at (m0 + (l & 15), k0 + 8*(l >> 4))
-//   B of memory [n][k] (Q.K^T) : ldmatrix_x4 at (n0 + (l & 7) + 8*(l >> 4), k0 + 8*((l >> 3) & 1)): r[0..1] is n-tile 0, r[2..3] n-tile 1
-//   B of memory [k][n] (P.V)   : ldmatrix_x4_trans at (k0 + (l & 15), n0 + 8*(l >> 4)):             r[0..1] is n-tile 0, r[2..3] n-tile 1
+// Fragment layouts, with l = lane_id(), g = l >> 2, q = l & 3 (rows of A and C are m, columns of B and C are n):
+//   m16n8k16, 16-bit   A a[i], half e: row g + 8*(i & 1), k = 2q + e + 8*(i >> 1)
+//                      B b[i], half e: k = 2q + e + 8*i, column g
+//   m16n8k32, int8     A a[i], byte e: row g + 8*(i & 1), k = 4q + e + 16*(i >> 1)
+//                      B b[i], byte e: k = 4q + e + 16*i, column g
+//   C and D of both    c[i]: row g + 8*(i >> 1), column 2q + (i & 1)
+//   ldmatrix           lane l addresses row l & 7 of the 8x8 matrix l >> 3 (x1 looks at lanes 0-7 only, x2 at 0-15);
+//                      a row is 16 bytes; r[j] of lane l = row g, columns 2q and 2q + 1 of matrix j;
+//                      with _trans: rows 2q and 2q + 1 of column g
+// and how they are loaded from shared memory:
+//   A of [m][k]          ldmatrix_x4 at (m0 + (l & 15), k0 + 8*(l >> 4)) gives a[0..3]
+//   B of [n][k] (Q.K^T)  ldmatrix_x4 at (n0 + (l & 7) + 8*(l >> 4), k0 + 8*((l >> 3) & 1))
+//   B of [k][n] (P.V)    ldmatrix_x4_trans at (k0 + (l & 15), n0 + 8*(l >> 4)); both: r[0..1] is n0, r[2..3] n0 + 8
+//   C of two neighbouring n-tiles c, d as A of the next product: {pack(c[0], c[1]), pack(c[2], c[3]), pack(d[0], d[1]),
+//   pack(d[2], d[3])}; a row of C lives in lanes xor 1, 2; a column in lanes xor 4, 8, 16.
 #pragma once
 
 #include <cstddef>
@@ -50,20 +55,21 @@
 #include <type_traits>
 
 #if defined(__CUDACC__)
-#include "gpu_cuda_macros.h"
+#    include "gpu_cuda_macros.h"
 #else
-#include "../simt/gpu_simt_macros.h"
+#    include "../simt/gpu_simt_macros.h"
 #endif
 
 // What the two implementations define as macros:
-//   GPU_KERNEL(threads, min_blocks) name(Params p)  a kernel of at most `threads` threads, `min_blocks` of them wanted on one SM
-//   GPU_DEVICE                                      a function of device code
-//   GPU_HOST_DEVICE                                 a function of both sides (layout arithmetic)
-//   GPU_DYNAMIC_SMEM(name)                          `unsigned char name[]`, 128-byte aligned: the block's shared memory
-//   GPU_UNROLL                                      in front of a loop: unroll it fully
+//   GPU_KERNEL(threads, min_blocks) name(Params p)
+//                           a kernel of at most `threads` threads; `min_blocks` blocks of it are to fit one SM
+//   GPU_DEVICE              a function of device code
+//   GPU_HOST_DEVICE         a function of both sides (layout arithmetic)
+//   GPU_DYNAMIC_SMEM(name)  `unsigned char name[]`, 128-byte aligned: the block's shared memory
+//   GPU_UNROLL              in front of a loop: unroll it fully
 //   GPU_LAUNCH(kernel, grid, block, smem_bytes, stream, params)
-//       queues the kernel on the stream; an int, 0 when ok, otherwise a code for gpu::launch_error_text.
-//       grid and block are gpu::Dim3, an int or {x, y, z}; kernel may be a template-id.
+//                           queues the kernel on the stream; an int, 0 when ok, else a code for launch_error_text;
+//                           grid and block are gpu::Dim3, an int or {x, y, z}; kernel may be a template-id
 
 namespace gpu {
 
@@ -88,7 +94,6 @@ constexpr int kMaxThreadsPerBlock = 1024;
 /// Dynamic shared memory that every supported GPU grants one block; more (up to 163 KiB) needs sm_80 or sm_90 proper.
 constexpr std::size_t kPortableSmemBytes = 99 * 1024;
 
-/// Largest finite and infinite floats without <cmath>.
 constexpr float kInfinity = __builtin_huge_valf();
 constexpr float kLog2e = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
@@ -117,13 +122,13 @@ GPU_DEVICE int warp_id();      ///< 0.., of a block with one dimension
 
 // ---- waiting for one another ---------------------------------------------------------------------------------------
 
-GPU_DEVICE void sync_threads(Site site = GPU_SITE);  ///< all threads of the block meet; their writes become visible to it
-GPU_DEVICE void sync_warp(Site site = GPU_SITE);     ///< all lanes of the warp meet; their writes become visible to it
+GPU_DEVICE void sync_threads(Site site = GPU_SITE);  ///< the block's threads meet and see each other's writes
+GPU_DEVICE void sync_warp(Site site = GPU_SITE);     ///< the warp's lanes meet and see each other's writes
 GPU_DEVICE void threadfence();                       ///< orders this thread's memory accesses for the whole GPU
 
 // ---- copies from global to shared memory that run behind the thread's back ------------------------------------------
 
-/// Starts copying 16 bytes; both addresses 16-byte aligned. Without the predicate 16 zero bytes are written, nothing is read.
+/// Starts copying 16 bytes; both addresses 16-byte aligned. Without the predicate it writes zeros and reads nothing.
 GPU_DEVICE void cp_async16(void* shared, const void* global, bool predicate = true, Site site = GPU_SITE);
 /// As cp_async16 for 8 bytes.
 GPU_DEVICE void cp_async8(void* shared, const void* global, bool predicate = true, Site site = GPU_SITE);
@@ -137,12 +142,14 @@ GPU_DEVICE void cp_async_wait();
 
 // ---- tensor cores --------------------------------------------------------------------------------------------------
 
-GPU_DEVICE void ldmatrix_x1(uint32_t (&r)[1], const void* row, Site site = GPU_SITE);        ///< one 8x8 matrix of 16-bit values
-GPU_DEVICE void ldmatrix_x2(uint32_t (&r)[2], const void* row, Site site = GPU_SITE);        ///< two
-GPU_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row, Site site = GPU_SITE);        ///< four
-GPU_DEVICE void ldmatrix_x1_trans(uint32_t (&r)[1], const void* row, Site site = GPU_SITE);  ///< one, transposed
-GPU_DEVICE void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, Site site = GPU_SITE);  ///< two, each transposed
-GPU_DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Site site = GPU_SITE);  ///< four, each transposed
+/// Reads one, two or four 8x8 matrices of 16-bit values from shared memory.
+GPU_DEVICE void ldmatrix_x1(uint32_t (&r)[1], const void* row, Site site = GPU_SITE);
+GPU_DEVICE void ldmatrix_x2(uint32_t (&r)[2], const void* row, Site site = GPU_SITE);
+GPU_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row, Site site = GPU_SITE);
+/// The same, each matrix transposed.
+GPU_DEVICE void ldmatrix_x1_trans(uint32_t (&r)[1], const void* row, Site site = GPU_SITE);
+GPU_DEVICE void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, Site site = GPU_SITE);
+GPU_DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Site site = GPU_SITE);
 
 /// c[16,8] += a[16,16] * b[16,8]: fp16 in, fp32 sums.
 GPU_DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site = GPU_SITE);
@@ -153,18 +160,22 @@ GPU_DEVICE void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uin
 
 // ---- lanes of a warp talk (full warp always) ------------------------------------------------------------------------
 
-GPU_DEVICE float shfl(float value, int lane, Site site = GPU_SITE);           ///< the value of that lane
-GPU_DEVICE int32_t shfl(int32_t value, int lane, Site site = GPU_SITE);       ///< the value of that lane
-GPU_DEVICE uint32_t shfl(uint32_t value, int lane, Site site = GPU_SITE);     ///< the value of that lane
-GPU_DEVICE float shfl_xor(float value, int mask, Site site = GPU_SITE);       ///< the value of lane ^ mask
-GPU_DEVICE int32_t shfl_xor(int32_t value, int mask, Site site = GPU_SITE);   ///< the value of lane ^ mask
-GPU_DEVICE uint32_t shfl_xor(uint32_t value, int mask, Site site = GPU_SITE); ///< the value of lane ^ mask
-GPU_DEVICE float shfl_up(float value, int by, Site site = GPU_SITE);          ///< the value of lane - by, one's own below lane `by`
-GPU_DEVICE int32_t shfl_up(int32_t value, int by, Site site = GPU_SITE);      ///< the value of lane - by, one's own below lane `by`
-GPU_DEVICE uint32_t shfl_up(uint32_t value, int by, Site site = GPU_SITE);    ///< the value of lane - by, one's own below lane `by`
-GPU_DEVICE float shfl_down(float value, int by, Site site = GPU_SITE);        ///< the value of lane + by, one's own past lane 31
-GPU_DEVICE int32_t shfl_down(int32_t value, int by, Site site = GPU_SITE);    ///< the value of lane + by, one's own past lane 31
-GPU_DEVICE uint32_t shfl_down(uint32_t value, int by, Site site = GPU_SITE);  ///< the value of lane + by, one's own past lane 31
+/// The value of that lane.
+GPU_DEVICE float shfl(float value, int lane, Site site = GPU_SITE);
+GPU_DEVICE int32_t shfl(int32_t value, int lane, Site site = GPU_SITE);
+GPU_DEVICE uint32_t shfl(uint32_t value, int lane, Site site = GPU_SITE);
+/// The value of lane ^ mask.
+GPU_DEVICE float shfl_xor(float value, int mask, Site site = GPU_SITE);
+GPU_DEVICE int32_t shfl_xor(int32_t value, int mask, Site site = GPU_SITE);
+GPU_DEVICE uint32_t shfl_xor(uint32_t value, int mask, Site site = GPU_SITE);
+/// The value of lane - by; one's own in the lanes below `by`.
+GPU_DEVICE float shfl_up(float value, int by, Site site = GPU_SITE);
+GPU_DEVICE int32_t shfl_up(int32_t value, int by, Site site = GPU_SITE);
+GPU_DEVICE uint32_t shfl_up(uint32_t value, int by, Site site = GPU_SITE);
+/// The value of lane + by; one's own where that is past lane 31.
+GPU_DEVICE float shfl_down(float value, int by, Site site = GPU_SITE);
+GPU_DEVICE int32_t shfl_down(int32_t value, int by, Site site = GPU_SITE);
+GPU_DEVICE uint32_t shfl_down(uint32_t value, int by, Site site = GPU_SITE);
 
 GPU_DEVICE uint32_t ballot(bool vote, Site site = GPU_SITE);  ///< bit l is the vote of lane l
 GPU_DEVICE bool any(bool vote, Site site = GPU_SITE);         ///< true when some lane votes yes
@@ -182,19 +193,20 @@ GPU_DEVICE T warp_reduce_min(T value, Site site = GPU_SITE);
 
 // ---- arithmetic ----------------------------------------------------------------------------------------------------
 
-GPU_DEVICE float exp2(float x);                       ///< 2^x, 2 ulp; -infinity gives 0
-GPU_DEVICE float log2(float x);                       ///< log2 x, absolute error 2^-22
-GPU_DEVICE float rcp(float x);                        ///< 1 / x, 1 ulp
-GPU_DEVICE float rsqrt(float x);                      ///< 1 / sqrt x, 2 ulp
-GPU_DEVICE float sqrt(float x);                       ///< sqrt x, correctly rounded
-GPU_DEVICE float div(float x, float y);               ///< x / y, correctly rounded
-GPU_DEVICE float fma(float x, float y, float z);      ///< x * y + z with one rounding
-GPU_DEVICE float round(float x);                      ///< to the nearest integer, ties to even
-GPU_DEVICE int32_t float_to_int(float x);             ///< nearest integer, ties to even; saturates, NaN gives 0
-GPU_DEVICE float min(float x, float y);               ///< smaller one; a NaN loses
-GPU_DEVICE float max(float x, float y);               ///< larger one; a NaN loses
-GPU_DEVICE float abs(float x);                        ///< |x|
-GPU_DEVICE void sincos(double angle, float& sine, float& cosine);  ///< within 1e-7 for |angle| < 1e8; reduced in double
+GPU_DEVICE float exp2(float x);                   ///< 2^x, 2 ulp; -infinity gives 0
+GPU_DEVICE float log2(float x);                   ///< log2 x, absolute error 2^-22
+GPU_DEVICE float rcp(float x);                    ///< 1 / x, 1 ulp
+GPU_DEVICE float rsqrt(float x);                  ///< 1 / sqrt x, 2 ulp
+GPU_DEVICE float sqrt(float x);                   ///< sqrt x, correctly rounded
+GPU_DEVICE float div(float x, float y);           ///< x / y, correctly rounded
+GPU_DEVICE float fma(float x, float y, float z);  ///< x * y + z with one rounding
+GPU_DEVICE float round(float x);                  ///< to the nearest integer, ties to even
+GPU_DEVICE int32_t float_to_int(float x);         ///< nearest integer, ties to even; saturates, NaN gives 0
+GPU_DEVICE float min(float x, float y);           ///< smaller one; a NaN loses
+GPU_DEVICE float max(float x, float y);           ///< larger one; a NaN loses
+GPU_DEVICE float abs(float x);                    ///< |x|
+/// Both within 1e-7 for |angle| < 1e8: the angle is reduced in double.
+GPU_DEVICE void sincos(double angle, float& sine, float& cosine);
 
 GPU_HOST_DEVICE constexpr int32_t min(int32_t x, int32_t y) { return x < y ? x : y; }
 GPU_HOST_DEVICE constexpr int32_t max(int32_t x, int32_t y) { return x < y ? y : x; }
@@ -211,35 +223,36 @@ template <int Table>
 GPU_DEVICE uint32_t lop3(uint32_t a, uint32_t b, uint32_t c);
 /// Picks four bytes of {b, a}: nibble i of the selector names byte 0-3 (of a) or 4-7 (of b) for byte i of the result.
 GPU_DEVICE uint32_t prmt(uint32_t a, uint32_t b, uint32_t selector);
-GPU_DEVICE int clz(uint32_t x);              ///< leading zero bits, 32 for 0
-GPU_DEVICE int popc(uint32_t x);             ///< bits that are 1
-GPU_DEVICE uint32_t as_uint(float x);        ///< the bits of a float
-GPU_DEVICE float as_float(uint32_t bits);    ///< the float of these bits
+GPU_DEVICE int clz(uint32_t x);            ///< leading zero bits, 32 for 0
+GPU_DEVICE int popc(uint32_t x);           ///< bits that are 1
+GPU_DEVICE uint32_t as_uint(float x);      ///< the bits of a float
+GPU_DEVICE float as_float(uint32_t bits);  ///< the float of these bits
 
 // ---- 16-bit floats, raw --------------------------------------------------------------------------------------------
 
-GPU_DEVICE float f16_to_f32(uint16_t x);     ///< exact
-GPU_DEVICE uint16_t f32_to_f16(float x);     ///< nearest, ties to even, overflow to infinity, NaN to 0x7FFF
-GPU_DEVICE float bf16_to_f32(uint16_t x);    ///< exact
-GPU_DEVICE uint16_t f32_to_bf16(float x);    ///< nearest, ties to even, overflow to infinity, NaN to 0x7FFF
+GPU_DEVICE float f16_to_f32(uint16_t x);                ///< exact
+GPU_DEVICE uint16_t f32_to_f16(float x);                ///< nearest, ties to even, overflow to infinity, NaN to 0x7FFF
+GPU_DEVICE float bf16_to_f32(uint16_t x);               ///< exact
+GPU_DEVICE uint16_t f32_to_bf16(float x);               ///< nearest, ties to even, overflow to infinity, NaN to 0x7FFF
 GPU_DEVICE uint32_t pack2_f16(float low, float high);   ///< two fp16 in one word
 GPU_DEVICE uint32_t pack2_bf16(float low, float high);  ///< two bf16 in one word
-GPU_DEVICE float f16_low(uint32_t pair);     ///< the lower fp16 of a pair
-GPU_DEVICE float f16_high(uint32_t pair);    ///< the upper fp16 of a pair
-GPU_DEVICE float bf16_low(uint32_t pair);    ///< the lower bf16 of a pair
-GPU_DEVICE float bf16_high(uint32_t pair);   ///< the upper bf16 of a pair
-GPU_DEVICE uint32_t hadd2(uint32_t a, uint32_t b);              ///< fp16 pairs: a + b
-GPU_DEVICE uint32_t hsub2(uint32_t a, uint32_t b);              ///< fp16 pairs: a - b
-GPU_DEVICE uint32_t hmul2(uint32_t a, uint32_t b);              ///< fp16 pairs: a * b
+GPU_DEVICE float f16_low(uint32_t pair);                ///< the lower fp16 of a pair
+GPU_DEVICE float f16_high(uint32_t pair);               ///< the upper fp16 of a pair
+GPU_DEVICE float bf16_low(uint32_t pair);               ///< the lower bf16 of a pair
+GPU_DEVICE float bf16_high(uint32_t pair);              ///< the upper bf16 of a pair
+GPU_DEVICE uint32_t hadd2(uint32_t a, uint32_t b);      ///< fp16 pairs: a + b
+GPU_DEVICE uint32_t hsub2(uint32_t a, uint32_t b);      ///< fp16 pairs: a - b
+GPU_DEVICE uint32_t hmul2(uint32_t a, uint32_t b);      ///< fp16 pairs: a * b
 GPU_DEVICE uint32_t hfma2(uint32_t a, uint32_t b, uint32_t c);  ///< fp16 pairs: a * b + c with one rounding
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-GPU_DEVICE U4 load16(const void* p);               ///< 16 aligned bytes of global or shared memory
-GPU_DEVICE U2 load8(const void* p);                ///< 8 aligned bytes of global or shared memory
-GPU_DEVICE U4 load16_streaming(const void* p);     ///< 16 aligned bytes of global memory that no kernel writes now, read once
-GPU_DEVICE void store16(void* p, const U4& value); ///< 16 aligned bytes to global or shared memory
-GPU_DEVICE void store8(void* p, const U2& value);  ///< 8 aligned bytes to global or shared memory
+GPU_DEVICE U4 load16(const void* p);  ///< 16 aligned bytes of global or shared memory
+GPU_DEVICE U2 load8(const void* p);   ///< 8 aligned bytes of global or shared memory
+/// 16 aligned bytes of global memory that are read once and that nothing writes while the kernel runs.
+GPU_DEVICE U4 load16_streaming(const void* p);
+GPU_DEVICE void store16(void* p, const U4& value);  ///< 16 aligned bytes to global or shared memory
+GPU_DEVICE void store8(void* p, const U2& value);   ///< 8 aligned bytes to global or shared memory
 
 // Atomics on global or shared memory; each returns what was there before. They order nothing: see threadfence.
 GPU_DEVICE int32_t atomic_add(int32_t* p, int32_t value);
@@ -247,15 +260,15 @@ GPU_DEVICE uint32_t atomic_add(uint32_t* p, uint32_t value);
 GPU_DEVICE int32_t atomic_max(int32_t* p, int32_t value);
 GPU_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t value);
 GPU_DEVICE uint32_t atomic_or(uint32_t* p, uint32_t value);
-GPU_DEVICE uint32_t atomic_cas(uint32_t* p, uint32_t expected, uint32_t value);  ///< stores value where expected was
+GPU_DEVICE uint32_t atomic_cas(uint32_t* p, uint32_t expected, uint32_t value);  ///< stores where `expected` was
 GPU_DEVICE uint32_t atomic_inc(uint32_t* p, uint32_t limit);                     ///< counts up, from limit back to 0
 
 }  // namespace gpu
 
 #if defined(__CUDACC__)
-#include "gpu_cuda.h"
+#    include "gpu_cuda.h"
 #else
-#include "../simt/gpu_simt.h"
+#    include "../simt/gpu_simt.h"
 #endif
 
 #include "gpu_common.h"

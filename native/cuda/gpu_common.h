@@ -36,7 +36,8 @@ GPU_DEVICE void sincos(double angle, float& sine, float& cosine) {
     const float r2 = r * r;
     // Taylor series: on |r| <= pi/4 the first dropped terms are below 2e-9.
     const float s = r + r * r2 * (-1.0f / 6 + r2 * (1.0f / 120 + r2 * (-1.0f / 5040 + r2 * (1.0f / 362880))));
-    const float c = 1.0f + r2 * (-0.5f + r2 * (1.0f / 24 + r2 * (-1.0f / 720 + r2 * (1.0f / 40320 - r2 * (1.0f / 3628800)))));
+    const float c =
+        1.0f + r2 * (-0.5f + r2 * (1.0f / 24 + r2 * (-1.0f / 720 + r2 * (1.0f / 40320 - r2 * (1.0f / 3628800)))));
     const int64_t quadrant = static_cast<int64_t>(quarters) & 3;
     const float odd_sine = (quadrant & 1) != 0 ? c : s;
     const float odd_cosine = (quadrant & 1) != 0 ? s : c;

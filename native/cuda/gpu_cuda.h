@@ -58,7 +58,10 @@ GPU_DEVICE void cp_async_wait() {
 }
 
 GPU_DEVICE void ldmatrix_x1(uint32_t (&r)[1], const void* row, Site) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(r[0]) : "r"(detail::smem_address(row)) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
+                 : "=r"(r[0])
+                 : "r"(detail::smem_address(row))
+                 : "memory");
 }
 GPU_DEVICE void ldmatrix_x2(uint32_t (&r)[2], const void* row, Site) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
@@ -93,19 +96,22 @@ GPU_DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Site) {
 
 GPU_DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site) {
     asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+        "%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 GPU_DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site) {
     asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+        "%2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 GPU_DEVICE void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site) {
     asm volatile(
-        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+        "%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -116,7 +122,9 @@ GPU_DEVICE uint32_t shfl(uint32_t value, int lane, Site) { return __shfl_sync(de
 GPU_DEVICE float shfl_xor(float value, int mask, Site) { return __shfl_xor_sync(detail::kFullWarp, value, mask); }
 GPU_DEVICE int32_t shfl_xor(int32_t value, int mask, Site) { return __shfl_xor_sync(detail::kFullWarp, value, mask); }
 GPU_DEVICE uint32_t shfl_xor(uint32_t value, int mask, Site) { return __shfl_xor_sync(detail::kFullWarp, value, mask); }
-GPU_DEVICE float shfl_up(float value, int by, Site) { return __shfl_up_sync(detail::kFullWarp, value, static_cast<unsigned>(by)); }
+GPU_DEVICE float shfl_up(float value, int by, Site) {
+    return __shfl_up_sync(detail::kFullWarp, value, static_cast<unsigned>(by));
+}
 GPU_DEVICE int32_t shfl_up(int32_t value, int by, Site) {
     return __shfl_up_sync(detail::kFullWarp, value, static_cast<unsigned>(by));
 }
@@ -236,7 +244,8 @@ GPU_DEVICE uint32_t atomic_or(uint32_t* p, uint32_t value) { return atomicOr(p, 
 GPU_DEVICE uint32_t atomic_cas(uint32_t* p, uint32_t expected, uint32_t value) { return atomicCAS(p, expected, value); }
 GPU_DEVICE uint32_t atomic_inc(uint32_t* p, uint32_t limit) { return atomicInc(p, limit); }
 
-/// GPU_LAUNCH: checks the sizes that CUDA would only call "invalid", raises the shared-memory limit when needed, queues.
+/// GPU_LAUNCH: checks the sizes that CUDA would only call "invalid", raises the shared-memory limit when needed,
+/// queues.
 template <typename Params>
 inline int launch(void (*kernel)(Params), Dim3 grid, Dim3 block, std::size_t smem_bytes, void* stream,
                   const std::common_type_t<Params>& params) {
@@ -254,7 +263,8 @@ inline int launch(void (*kernel)(Params), Dim3 grid, Dim3 block, std::size_t sme
     Params copy = params;
     void* arguments[] = {&copy};
     const dim3 grid_size(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
-    const dim3 block_size(static_cast<unsigned>(block.x), static_cast<unsigned>(block.y), static_cast<unsigned>(block.z));
+    const dim3 block_size(static_cast<unsigned>(block.x), static_cast<unsigned>(block.y),
+                          static_cast<unsigned>(block.z));
     const cudaError_t queued =
         cudaLaunchKernel(function, grid_size, block_size, arguments, smem_bytes, static_cast<cudaStream_t>(stream));
     // Read and clear, so that the caller's next CUDA call does not report a failure that was ours.

@@ -39,8 +39,7 @@ inline bool aligned(const void* p, std::size_t to) { return (reinterpret_cast<ui
 /// Reads memory for the sanitizers' sake.
 inline void touch(const void* p, int bytes) {
     const auto* words = static_cast<const volatile uint32_t*>(p);
-    for (int i = 0; i < bytes / 4; ++i) [[maybe_unused]]
-        const uint32_t word = words[i];
+    for (int i = 0; i < bytes / 4; ++i) [[maybe_unused]] const uint32_t word = words[i];
 }
 
 inline void land(const simt::Copy& copy) {
@@ -60,16 +59,19 @@ inline void cp_async(void* shared, const void* global, bool predicate, int bytes
     if (!simt::defer_copy(copy, site)) land(copy);
 }
 
-inline void ldmatrix(const simt::Collective& collective, int matrices, uint32_t* registers, const void* row, Site site) {
+inline void ldmatrix(const simt::Collective& collective, int matrices, uint32_t* registers, const void* row,
+                     Site site) {
     if ((simt::self->id & 31) < 8 * matrices) {
-        if (!aligned(row, 16)) simt::fail(simt::kMisaligned, site, "ldmatrix: the address of a row is not 16-byte aligned");
+        if (!aligned(row, 16))
+            simt::fail(simt::kMisaligned, site, "ldmatrix: the address of a row is not 16-byte aligned");
         touch(row, 16);
     }
     simt::MatrixArgument argument{registers, row};
     simt::meet(collective, site, &argument);
 }
 
-inline void mma(const simt::Collective& collective, void* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site) {
+inline void mma(const simt::Collective& collective, void* c, const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                Site site) {
     simt::MmaArgument argument{c, a, b0, b1};
     simt::meet(collective, site, &argument);
 }
@@ -116,9 +118,15 @@ GPU_DEVICE void cp_async_wait() {
     while (simt::next_landing(N, copy)) detail::land(copy);
 }
 
-GPU_DEVICE void ldmatrix_x1(uint32_t (&r)[1], const void* row, Site site) { detail::ldmatrix(simt::kLdmatrixX1, 1, r, row, site); }
-GPU_DEVICE void ldmatrix_x2(uint32_t (&r)[2], const void* row, Site site) { detail::ldmatrix(simt::kLdmatrixX2, 2, r, row, site); }
-GPU_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row, Site site) { detail::ldmatrix(simt::kLdmatrixX4, 4, r, row, site); }
+GPU_DEVICE void ldmatrix_x1(uint32_t (&r)[1], const void* row, Site site) {
+    detail::ldmatrix(simt::kLdmatrixX1, 1, r, row, site);
+}
+GPU_DEVICE void ldmatrix_x2(uint32_t (&r)[2], const void* row, Site site) {
+    detail::ldmatrix(simt::kLdmatrixX2, 2, r, row, site);
+}
+GPU_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row, Site site) {
+    detail::ldmatrix(simt::kLdmatrixX4, 4, r, row, site);
+}
 GPU_DEVICE void ldmatrix_x1_trans(uint32_t (&r)[1], const void* row, Site site) {
     detail::ldmatrix(simt::kLdmatrixX1Trans, 1, r, row, site);
 }
@@ -139,27 +147,47 @@ GPU_DEVICE void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uin
     detail::mma(simt::kMmaS8, c, a, b0, b1, site);
 }
 
-GPU_DEVICE float shfl(float value, int lane, Site site) { return detail::exchange(simt::kShuffle, value, lane & 31, site); }
-GPU_DEVICE int32_t shfl(int32_t value, int lane, Site site) { return detail::exchange(simt::kShuffle, value, lane & 31, site); }
-GPU_DEVICE uint32_t shfl(uint32_t value, int lane, Site site) { return detail::exchange(simt::kShuffle, value, lane & 31, site); }
-GPU_DEVICE float shfl_xor(float value, int mask, Site site) { return detail::shuffle_within(simt::kShuffleXor, value, mask, site); }
+GPU_DEVICE float shfl(float value, int lane, Site site) {
+    return detail::exchange(simt::kShuffle, value, lane & 31, site);
+}
+GPU_DEVICE int32_t shfl(int32_t value, int lane, Site site) {
+    return detail::exchange(simt::kShuffle, value, lane & 31, site);
+}
+GPU_DEVICE uint32_t shfl(uint32_t value, int lane, Site site) {
+    return detail::exchange(simt::kShuffle, value, lane & 31, site);
+}
+GPU_DEVICE float shfl_xor(float value, int mask, Site site) {
+    return detail::shuffle_within(simt::kShuffleXor, value, mask, site);
+}
 GPU_DEVICE int32_t shfl_xor(int32_t value, int mask, Site site) {
     return detail::shuffle_within(simt::kShuffleXor, value, mask, site);
 }
 GPU_DEVICE uint32_t shfl_xor(uint32_t value, int mask, Site site) {
     return detail::shuffle_within(simt::kShuffleXor, value, mask, site);
 }
-GPU_DEVICE float shfl_up(float value, int by, Site site) { return detail::shuffle_within(simt::kShuffleUp, value, by, site); }
-GPU_DEVICE int32_t shfl_up(int32_t value, int by, Site site) { return detail::shuffle_within(simt::kShuffleUp, value, by, site); }
-GPU_DEVICE uint32_t shfl_up(uint32_t value, int by, Site site) { return detail::shuffle_within(simt::kShuffleUp, value, by, site); }
-GPU_DEVICE float shfl_down(float value, int by, Site site) { return detail::shuffle_within(simt::kShuffleDown, value, by, site); }
-GPU_DEVICE int32_t shfl_down(int32_t value, int by, Site site) { return detail::shuffle_within(simt::kShuffleDown, value, by, site); }
+GPU_DEVICE float shfl_up(float value, int by, Site site) {
+    return detail::shuffle_within(simt::kShuffleUp, value, by, site);
+}
+GPU_DEVICE int32_t shfl_up(int32_t value, int by, Site site) {
+    return detail::shuffle_within(simt::kShuffleUp, value, by, site);
+}
+GPU_DEVICE uint32_t shfl_up(uint32_t value, int by, Site site) {
+    return detail::shuffle_within(simt::kShuffleUp, value, by, site);
+}
+GPU_DEVICE float shfl_down(float value, int by, Site site) {
+    return detail::shuffle_within(simt::kShuffleDown, value, by, site);
+}
+GPU_DEVICE int32_t shfl_down(int32_t value, int by, Site site) {
+    return detail::shuffle_within(simt::kShuffleDown, value, by, site);
+}
 GPU_DEVICE uint32_t shfl_down(uint32_t value, int by, Site site) {
     return detail::shuffle_within(simt::kShuffleDown, value, by, site);
 }
 GPU_DEVICE uint32_t ballot(bool vote, Site site) { return detail::exchange(simt::kBallot, uint32_t{vote}, 0, site); }
 GPU_DEVICE bool any(bool vote, Site site) { return detail::exchange(simt::kAny, uint32_t{vote}, 0, site) != 0; }
-GPU_DEVICE bool all(bool vote, Site site) { return detail::exchange(simt::kAll, uint32_t{vote}, 0, site) == 0xffffffffu; }
+GPU_DEVICE bool all(bool vote, Site site) {
+    return detail::exchange(simt::kAll, uint32_t{vote}, 0, site) == 0xffffffffu;
+}
 
 GPU_DEVICE float exp2(float x) { return std::exp2(x); }
 GPU_DEVICE float log2(float x) { return std::log2(x); }
@@ -184,7 +212,8 @@ GPU_DEVICE uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
     static_assert(Table >= 0 && Table <= 255);
     uint32_t result = 0;
     for (int row = 0; row < 8; ++row) {
-        if ((Table >> row & 1) != 0) result |= ((row & 4) != 0 ? a : ~a) & ((row & 2) != 0 ? b : ~b) & ((row & 1) != 0 ? c : ~c);
+        if ((Table >> row & 1) != 0)
+            result |= ((row & 4) != 0 ? a : ~a) & ((row & 2) != 0 ? b : ~b) & ((row & 1) != 0 ? c : ~c);
     }
     return result;
 }
@@ -209,8 +238,12 @@ GPU_DEVICE float f16_to_f32(uint16_t x) { return simt::f16_to_f32(x); }
 GPU_DEVICE uint16_t f32_to_f16(float x) { return simt::f32_to_f16(x); }
 GPU_DEVICE float bf16_to_f32(uint16_t x) { return simt::bf16_to_f32(x); }
 GPU_DEVICE uint16_t f32_to_bf16(float x) { return simt::f32_to_bf16(x); }
-GPU_DEVICE uint32_t pack2_f16(float low, float high) { return uint32_t{f32_to_f16(low)} | uint32_t{f32_to_f16(high)} << 16; }
-GPU_DEVICE uint32_t pack2_bf16(float low, float high) { return uint32_t{f32_to_bf16(low)} | uint32_t{f32_to_bf16(high)} << 16; }
+GPU_DEVICE uint32_t pack2_f16(float low, float high) {
+    return uint32_t{f32_to_f16(low)} | uint32_t{f32_to_f16(high)} << 16;
+}
+GPU_DEVICE uint32_t pack2_bf16(float low, float high) {
+    return uint32_t{f32_to_bf16(low)} | uint32_t{f32_to_bf16(high)} << 16;
+}
 GPU_DEVICE float f16_low(uint32_t pair) { return detail::f32_of(pair, 0); }
 GPU_DEVICE float f16_high(uint32_t pair) { return detail::f32_of(pair, 16); }
 GPU_DEVICE float bf16_low(uint32_t pair) { return bf16_to_f32(detail::half_of(pair, 0)); }
@@ -259,7 +292,8 @@ GPU_DEVICE uint32_t atomic_cas(uint32_t* p, uint32_t expected, uint32_t value) {
 }
 GPU_DEVICE uint32_t atomic_inc(uint32_t* p, uint32_t limit) {
     uint32_t old = __atomic_load_n(p, __ATOMIC_RELAXED);
-    while (!__atomic_compare_exchange_n(p, &old, old >= limit ? 0 : old + 1, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    while (
+        !__atomic_compare_exchange_n(p, &old, old >= limit ? 0 : old + 1, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
     return old;
 }

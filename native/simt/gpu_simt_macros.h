@@ -10,7 +10,8 @@
 #define GPU_DYNAMIC_SMEM(name) unsigned char* const name = ::simt::self->block->shared
 #define GPU_UNROLL
 #define GPU_LAUNCH(...) ::gpu::launch(#__VA_ARGS__, __VA_ARGS__)
-#define GPU_SITE ::gpu::Site{__builtin_FILE(), __builtin_LINE()}
+#define GPU_SITE \
+    ::gpu::Site { __builtin_FILE(), __builtin_LINE() }
 
 namespace gpu {
 

@@ -8,7 +8,8 @@
 namespace simt {
 
 inline float f16_to_f32(uint16_t x) {
-    // The exponent is rebased by one multiplication, which handles subnormals too; only infinity and NaN need a word more.
+    // The exponent is rebased by one multiplication, which handles subnormals too; only infinity and NaN need a word
+    // more.
     const uint32_t magnitude = (x & 0x7fffu) << 13;
     const float rebased = std::bit_cast<float>(magnitude) * 0x1p112f;
     uint32_t bits = std::bit_cast<uint32_t>(rebased);

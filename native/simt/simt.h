@@ -46,8 +46,16 @@ struct Thread {
 /// The fiber that runs on this OS thread; null outside a kernel.
 extern constinit thread_local Thread* self;
 
-enum class AsyncMode { kAtIssue, kAtWait, kRandom };
-enum class Order { kRandom, kLowestFirst, kHighestFirst };
+enum class AsyncMode {
+    kAtIssue,
+    kAtWait,
+    kRandom
+};
+enum class Order {
+    kRandom,
+    kLowestFirst,
+    kHighestFirst
+};
 
 struct Options {
     uint64_t seed = 1;
@@ -61,22 +69,22 @@ struct Stats {
     uint64_t launches = 0;
     uint64_t blocks = 0;
     uint64_t switches = 0;
-    uint64_t ldmatrix_phases = 0;         ///< 8x8 matrices read
-    uint64_t ldmatrix_bank_conflicts = 0; ///< extra shared-memory cycles they cost
+    uint64_t ldmatrix_phases = 0;          ///< 8x8 matrices read
+    uint64_t ldmatrix_bank_conflicts = 0;  ///< extra shared-memory cycles they cost
 };
 
 /// Codes of launch(); each comes with a sentence.
 enum Error : int {
     kOk = 0,
-    kBadLaunch = 1,     ///< sizes that no GPU takes
-    kOutOfMemory = 2,   ///< stacks or shared memory could not be had
-    kDeadlock = 3,      ///< nobody can run
-    kDivergence = 4,    ///< threads met at different barriers or collectives
-    kMisaligned = 5,    ///< an access that needs alignment has none
-    kAsyncInFlight = 6, ///< a thread ended before its copies landed
-    kAsyncOverflow = 7, ///< more outstanding copies than the executor keeps
-    kBankConflict = 8,  ///< only where the options make it an error
-    kBadArgument = 9,   ///< an intrinsic was given a value that it does not take
+    kBadLaunch = 1,      ///< sizes that no GPU takes
+    kOutOfMemory = 2,    ///< stacks or shared memory could not be had
+    kDeadlock = 3,       ///< nobody can run
+    kDivergence = 4,     ///< threads met at different barriers or collectives
+    kMisaligned = 5,     ///< an access that needs alignment has none
+    kAsyncInFlight = 6,  ///< a thread ended before its copies landed
+    kAsyncOverflow = 7,  ///< more outstanding copies than the executor keeps
+    kBankConflict = 8,   ///< only where the options make it an error
+    kBadArgument = 9,    ///< an intrinsic was given a value that it does not take
 };
 
 Options options();
@@ -88,7 +96,8 @@ void reset_stats();
 const char* last_error();
 
 /// Runs body(context) once for every thread of the grid. `name` is for messages.
-int launch(const char* name, Index3 grid, Index3 block, std::size_t shared_bytes, void (*body)(const void*), const void* context);
+int launch(const char* name, Index3 grid, Index3 block, std::size_t shared_bytes, void (*body)(const void*),
+           const void* context);
 
 // ---- for the intrinsics ---------------------------------------------------------------------------------------------
 
@@ -141,7 +150,7 @@ struct ExchangeArgument {
     int parameter;
 };
 
-extern const Collective kSyncWarp, kLdmatrixX1, kLdmatrixX2, kLdmatrixX4, kLdmatrixX1Trans, kLdmatrixX2Trans, kLdmatrixX4Trans, kMmaF16,
-    kMmaBf16, kMmaS8, kShuffle, kShuffleXor, kShuffleUp, kShuffleDown, kBallot, kAny, kAll;
+extern const Collective kSyncWarp, kLdmatrixX1, kLdmatrixX2, kLdmatrixX4, kLdmatrixX1Trans, kLdmatrixX2Trans,
+    kLdmatrixX4Trans, kMmaF16, kMmaBf16, kMmaS8, kShuffle, kShuffleXor, kShuffleUp, kShuffleDown, kBallot, kAny, kAll;
 
 }  // namespace simt
