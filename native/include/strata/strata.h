@@ -374,8 +374,8 @@ typedef struct strata_kv_select_args {
     strata_tensor kept;         /**< Written: int32 [batch, kv_heads, max_kept]; entries past the count are left alone. */
     strata_tensor kept_counts;  /**< Written: int32 [batch, kv_heads]. */
     int32_t budget;             /**< Slots to keep per head. */
-    int32_t protect_first;
-    int32_t protect_last;
+    int32_t protect_first;      /**< Slots at the front that always stay. */
+    int32_t protect_last;       /**< Slots at the end that always stay. */
     int32_t max_length;         /**< An upper bound of lengths known on the host; 0 = capacity (needed when scores are absent). */
 } strata_kv_select_args;
 /** @errors E_SHAPE, E_DTYPE, E_ARGUMENT: see the fields; E_INDEX (cpu): a length or budget out of range. */
@@ -435,10 +435,11 @@ typedef struct strata_bitstack_source {
 /** A borrowed packed level. Each level is memory of its own, so that levels can be loaded and dropped while running. */
 typedef struct strata_bitstack_level {
     const void *data;       /**< Packed bytes, header first, 64-byte aligned, memory of the context's device. */
-    int64_t bytes;
-    int64_t n, k;
-    int32_t rank;
-    int32_t layout;
+    int64_t bytes;          /**< Their number. */
+    int64_t n;              /**< Rows of W. */
+    int64_t k;              /**< Columns of W. */
+    int32_t rank;           /**< 1 ... 32. */
+    int32_t layout;         /**< Layout id of this ABI major. */
 } strata_bitstack_level;
 /** Bytes that packing one level needs, header included; the pointers may be NULL. @errors E_SHAPE; E_VERSION. */
 STRATA_API strata_status strata_bitstack_packed_bytes(const strata_bitstack_source *source, size_t *bytes);
