@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sixteen lanes, whatever the instruction set: what the CPU kernels are written in.
+//
+// A kernel file (<op>_cpu.cpp) is compiled once per instruction set with STRATA_ISA_NAMESPACE = scalar | avx2 | avx512 | avx512vnni and that set's
+// flags. Types and functions here have one meaning and one rounding everywhere except where noted; a vector is one zmm, two ymm or an array.
+//
+//   F32x16   zero set load load_partial store store_partial  + - *  fma(a,b,c) = a*b+c  min max  reduce_add reduce_max  exp
+//            load_f16 load_bf16 (and _partial, store_)        lanes beyond a partial count read as 0
+//   I32x16   zero set load + -  to_f32
+//   U8x64    64 bytes, four to a lane: load, low_nibbles, high_nibbles, exclusive or
+//   dot_u8s8(sum, u, s4): lane l: sum + u[4l]*s[0] + ... + u[4l+3]*s[3], exact when every pair sum u*s + u*s fits 16 bits signed
+//   dot_s8s8(sum, a, s4): the same for signed a, -127 ... 127 (exact)
+//
+// Rule for kernel files: no standard containers and no non-inline templates from headers shared with other instruction sets; the linker keeps one
+// copy of each such function, and it may be the one that needs AVX-512.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if !defined(STRATA_ISA_NAMESPACE)
+#error "compile kernel files with STRATA_ISA_NAMESPACE"
+#endif
+
+#if defined(__AVX512F__)
+#include "simd/vec_avx512.h"
+#elif defined(__AVX2__)
+#include "simd/vec_avx2.h"
+#else
+#include "simd/vec_scalar.h"
+#endif
+
+namespace strata::STRATA_ISA_NAMESPACE {
+
+#define STRATA_STRING_(x) #x
+#define STRATA_STRING(x) STRATA_STRING_(x)
+/// "qgemm/avx2": the name a kernel file reports as exec.impl.
+#define IMPL_NAME(op) op "/" STRATA_STRING(STRATA_ISA_NAMESPACE)
+
+// exp(x) = 2^n p(r), |r| <= ln2/2: degree-6 minimax polynomial, below 2 ulp on [-87, 88]; below -87.3 it gives 0, above 88.7 infinity, NaN stays NaN.
+inline F32x16 exp(F32x16 x) {
+    const F32x16 n = round_nearest(x * F32x16::set(1.44269504088896341F));
+    F32x16 r = fma(n, F32x16::set(-0.693145751953125F), x); // ln2 in two parts
+    r = fma(n, F32x16::set(-1.428606820309417e-6F), r);
+    F32x16 p = F32x16::set(1.3981999507e-3F);
+    p = fma(p, r, F32x16::set(8.3334519073e-3F));
+    p = fma(p, r, F32x16::set(4.1665795894e-2F));
+    p = fma(p, r, F32x16::set(1.6666665459e-1F));
+    p = fma(p, r, F32x16::set(5.0000001201e-1F));
+    p = fma(p, r * r, r + F32x16::set(1.0F));
+    return scale_exp(p, n, x);
+}
+
+// Loads of any float type, n lanes (16 or fewer), as fp32.
+inline F32x16 load_as_f32(std::int32_t dtype, const void *from, std::int64_t at, std::int32_t n) {
+    const bool whole = n >= 16;
+    if (dtype == 1 /* f32 */) {
+        const float *p = static_cast<const float *>(from) + at;
+        return whole ? F32x16::load(p) : F32x16::load_partial(p, n);
+    }
+    const std::uint16_t *p = static_cast<const std::uint16_t *>(from) + at;
+    if (dtype == 2 /* f16 */) {
+        return whole ? F32x16::load_f16(p) : F32x16::load_f16_partial(p, n);
+    }
+    return whole ? F32x16::load_bf16(p) : F32x16::load_bf16_partial(p, n);
+}
+
+// Stores n lanes, rounding to nearest even.
+inline void store_from_f32(std::int32_t dtype, void *to, std::int64_t at, F32x16 value, std::int32_t n) {
+    const bool whole = n >= 16;
+    if (dtype == 1 /* f32 */) {
+        float *p = static_cast<float *>(to) + at;
+        whole ? value.store(p) : value.store_partial(p, n);
+        return;
+    }
+    std::uint16_t *p = static_cast<std::uint16_t *>(to) + at;
+    if (dtype == 2 /* f16 */) {
+        whole ? value.store_f16(p) : value.store_f16_partial(p, n);
+    } else {
+        whole ? value.store_bf16(p) : value.store_bf16_partial(p, n);
+    }
+}
+
+} // namespace strata::STRATA_ISA_NAMESPACE

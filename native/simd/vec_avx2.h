@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// simd/vec.h on AVX2, FMA and F16C: two 256-bit halves.
+#pragma once
+
+#include "simd/half.h"
+
+#include <immintrin.h>
+
+namespace strata::STRATA_ISA_NAMESPACE {
+
+struct F32x16 {
+    __m256 a; // lanes 0-7
+    __m256 b; // lanes 8-15
+
+    static F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+    static F32x16 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+    static F32x16 load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+    static F32x16 load_partial(const float *p, std::int32_t n) {
+        alignas(32) float lanes[16] = {};
+        std::memcpy(lanes, p, static_cast<std::size_t>(n) * sizeof(float));
+        return load(lanes);
+    }
+    static F32x16 load_f16(const std::uint16_t *p) {
+        return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))), _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p + 8)))};
+    }
+    static F32x16 load_f16_partial(const std::uint16_t *p, std::int32_t n) {
+        std::uint16_t lanes[16] = {};
+        std::memcpy(lanes, p, static_cast<std::size_t>(n) * 2);
+        return load_f16(lanes);
+    }
+    static __m256 widen_bf16(const std::uint16_t *p) {
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))), 16));
+    }
+    static F32x16 load_bf16(const std::uint16_t *p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
+    static F32x16 load_bf16_partial(const std::uint16_t *p, std::int32_t n) {
+        std::uint16_t lanes[16] = {};
+        std::memcpy(lanes, p, static_cast<std::size_t>(n) * 2);
+        return load_bf16(lanes);
+    }
+    void store(float *p) const {
+        _mm256_storeu_ps(p, a);
+        _mm256_storeu_ps(p + 8, b);
+    }
+    void store_partial(float *p, std::int32_t n) const {
+        alignas(32) float lanes[16];
+        store(lanes);
+        std::memcpy(p, lanes, static_cast<std::size_t>(n) * sizeof(float));
+    }
+    void store_f16(std::uint16_t *p) const {
+        constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(a, kNearest));
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(p + 8), _mm256_cvtps_ph(b, kNearest));
+    }
+    void store_f16_partial(std::uint16_t *p, std::int32_t n) const {
+        std::uint16_t lanes[16];
+        store_f16(lanes);
+        std::memcpy(p, lanes, static_cast<std::size_t>(n) * 2);
+    }
+    void store_bf16(std::uint16_t *p) const {
+        alignas(32) float lanes[16];
+        store(lanes);
+        for (int i = 0; i < 16; ++i) {
+            p[i] = f32_to_bf16(lanes[i]);
+        }
+    }
+    void store_bf16_partial(std::uint16_t *p, std::int32_t n) const {
+        alignas(32) float lanes[16];
+        store(lanes);
+        for (int i = 0; i < n; ++i) {
+            p[i] = f32_to_bf16(lanes[i]);
+        }
+    }
+};
+inline F32x16 operator+(F32x16 x, F32x16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline F32x16 operator-(F32x16 x, F32x16 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+inline F32x16 operator*(F32x16 x, F32x16 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline F32x16 operator/(F32x16 x, F32x16 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+inline F32x16 fma(F32x16 x, F32x16 y, F32x16 z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+inline F32x16 max(F32x16 x, F32x16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline F32x16 min(F32x16 x, F32x16 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline F32x16 abs(F32x16 x) {
+    const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    return {_mm256_and_ps(x.a, mask), _mm256_and_ps(x.b, mask)};
+}
+inline F32x16 round_nearest(F32x16 x) {
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(x.a, kNearest), _mm256_round_ps(x.b, kNearest)};
+}
+inline float reduce_add(F32x16 x) {
+    const __m256 eight = _mm256_add_ps(x.a, x.b);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+inline float reduce_max(F32x16 x) {
+    const __m256 eight = _mm256_max_ps(x.a, x.b);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+inline __m256 scale_exp_half(__m256 p, __m256 n, __m256 x) {
+    const __m256i whole = _mm256_cvtps_epi32(n);
+    const __m256i half = _mm256_srai_epi32(whole, 1); // two steps: 2^128 does not exist
+    const __m256i rest = _mm256_sub_epi32(whole, half);
+    const __m256i bias = _mm256_set1_epi32(127);
+    __m256 r = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23)));
+    r = _mm256_mul_ps(r, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23)));
+    r = _mm256_blendv_ps(r, _mm256_set1_ps(__builtin_inff()), _mm256_cmp_ps(x, _mm256_set1_ps(88.72F), _CMP_GT_OQ));
+    r = _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(-87.33F), _CMP_LT_OQ), r);
+    return _mm256_blendv_ps(r, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) { return {scale_exp_half(p.a, n.a, x.a), scale_exp_half(p.b, n.b, x.b)}; }
+
+struct I32x16 {
+    __m256i a;
+    __m256i b;
+    static I32x16 zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+    static I32x16 set(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+    static I32x16 load(const std::int32_t *p) {
+        return {_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p + 8))};
+    }
+    void store(std::int32_t *p) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 8), b);
+    }
+};
+inline I32x16 operator+(I32x16 x, I32x16 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline I32x16 operator-(I32x16 x, I32x16 y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+inline I32x16 operator*(I32x16 x, I32x16 y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
+inline F32x16 to_f32(I32x16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline I32x16 to_i32_nearest(F32x16 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+inline I32x16 load_s8(const std::int8_t *p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
+    return {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
+}
+inline I32x16 load_u8(const std::uint8_t *p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
+    return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
+inline void store_s8(std::int8_t *p, I32x16 x) {
+    alignas(32) std::int32_t lanes[16];
+    x.store(lanes);
+    for (int i = 0; i < 16; ++i) {
+        p[i] = static_cast<std::int8_t>(lanes[i]);
+    }
+}
+
+struct U8x64 {
+    __m256i a;
+    __m256i b;
+    static U8x64 load(const void *p) {
+        const auto *from = static_cast<const __m256i *>(p);
+        return {_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1)};
+    }
+    static U8x64 set(std::uint8_t x) {
+        const __m256i all = _mm256_set1_epi8(static_cast<char>(x));
+        return {all, all};
+    }
+};
+inline U8x64 operator^(U8x64 x, U8x64 y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+inline U8x64 operator|(U8x64 x, U8x64 y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+inline U8x64 operator&(U8x64 x, U8x64 y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+template <int Bits>
+inline U8x64 shift_right(U8x64 x) {
+    return U8x64{_mm256_srli_epi16(x.a, Bits), _mm256_srli_epi16(x.b, Bits)} & U8x64::set(static_cast<std::uint8_t>(0xff >> Bits));
+}
+template <int Bits>
+inline U8x64 shift_left(U8x64 x) {
+    return U8x64{_mm256_slli_epi16(x.a, Bits), _mm256_slli_epi16(x.b, Bits)} & U8x64::set(static_cast<std::uint8_t>((0xff << Bits) & 0xff));
+}
+inline U8x64 low_nibbles(U8x64 x) { return x & U8x64::set(15); }
+inline U8x64 high_nibbles(U8x64 x) { return shift_right<4>(x); }
+inline I32x16 byte_of_lane(U8x64 x, int byte) {
+    const __m128i shift = _mm_cvtsi32_si128(8 * byte);
+    const __m256i mask = _mm256_set1_epi32(255);
+    return {_mm256_and_si256(_mm256_srl_epi32(x.a, shift), mask), _mm256_and_si256(_mm256_srl_epi32(x.b, shift), mask)};
+}
+
+inline __m256i broadcast4(const std::int8_t *s4) {
+    std::int32_t word;
+    std::memcpy(&word, s4, 4);
+    return _mm256_set1_epi32(word);
+}
+inline __m256i dot_half(__m256i sum, __m256i u, __m256i s) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
+}
+inline I32x16 dot_u8s8(I32x16 sum, U8x64 u, const std::int8_t *s4) {
+    const __m256i s = broadcast4(s4);
+    return {dot_half(sum.a, u.a, s), dot_half(sum.b, u.b, s)};
+}
+inline I32x16 dot_s8s8(I32x16 sum, U8x64 x, const std::int8_t *s4) {
+    const __m256i s = broadcast4(s4);
+    return {dot_half(sum.a, _mm256_abs_epi8(x.a), _mm256_sign_epi8(s, x.a)), dot_half(sum.b, _mm256_abs_epi8(x.b), _mm256_sign_epi8(s, x.b))};
+}
+
+} // namespace strata::STRATA_ISA_NAMESPACE

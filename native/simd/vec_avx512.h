@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// simd/vec.h on AVX-512 (F, BW, DQ, VL), with VNNI where the file is compiled for it.
+#pragma once
+
+#include <immintrin.h>
+
+namespace strata::STRATA_ISA_NAMESPACE {
+
+inline __mmask16 lane_mask(std::int32_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+
+struct F32x16 {
+    __m512 v;
+
+    static F32x16 zero() { return {_mm512_setzero_ps()}; }
+    static F32x16 set(float x) { return {_mm512_set1_ps(x)}; }
+    static F32x16 load(const float *p) { return {_mm512_loadu_ps(p)}; }
+    static F32x16 load_partial(const float *p, std::int32_t n) { return {_mm512_maskz_loadu_ps(lane_mask(n), p)}; }
+    static F32x16 load_f16(const std::uint16_t *p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)))}; }
+    static F32x16 load_f16_partial(const std::uint16_t *p, std::int32_t n) { return {_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lane_mask(n), p))}; }
+    static F32x16 from_bf16(__m256i h) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16))}; }
+    static F32x16 load_bf16(const std::uint16_t *p) { return from_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
+    static F32x16 load_bf16_partial(const std::uint16_t *p, std::int32_t n) { return from_bf16(_mm256_maskz_loadu_epi16(lane_mask(n), p)); }
+    void store(float *p) const { _mm512_storeu_ps(p, v); }
+    void store_partial(float *p, std::int32_t n) const { _mm512_mask_storeu_ps(p, lane_mask(n), v); }
+    __m256i to_f16() const { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+    void store_f16(std::uint16_t *p) const { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), to_f16()); }
+    void store_f16_partial(std::uint16_t *p, std::int32_t n) const { _mm256_mask_storeu_epi16(p, lane_mask(n), to_f16()); }
+    // Integer rounding, not vcvtneps2bf16: that one flushes denormals.
+    __m256i to_bf16() const {
+        const __m512i bits = _mm512_castps_si512(v);
+        const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+        const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+        const __m512i kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+        return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+    }
+    void store_bf16(std::uint16_t *p) const { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), to_bf16()); }
+    void store_bf16_partial(std::uint16_t *p, std::int32_t n) const { _mm256_mask_storeu_epi16(p, lane_mask(n), to_bf16()); }
+};
+inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32x16 operator/(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32x16 abs(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
+inline F32x16 round_nearest(F32x16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline float reduce_add(F32x16 a) {
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+inline float reduce_max(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
+inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
+    __m512 r = _mm512_scalef_ps(p.v, n.v);
+    r = _mm512_mask_mov_ps(r, _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(88.72F), _CMP_GT_OQ), _mm512_set1_ps(__builtin_inff()));
+    r = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.33F), _CMP_NLT_UQ), r);
+    return {_mm512_mask_mov_ps(r, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), x.v)};
+}
+
+struct I32x16 {
+    __m512i v;
+    static I32x16 zero() { return {_mm512_setzero_si512()}; }
+    static I32x16 set(std::int32_t x) { return {_mm512_set1_epi32(x)}; }
+    static I32x16 load(const std::int32_t *p) { return {_mm512_loadu_si512(p)}; }
+    void store(std::int32_t *p) const { _mm512_storeu_si512(p, v); }
+};
+inline I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I32x16 operator-(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+inline I32x16 operator*(I32x16 a, I32x16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+inline F32x16 to_f32(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline I32x16 to_i32_nearest(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
+inline I32x16 load_s8(const std::int8_t *p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)))}; }
+inline I32x16 load_u8(const std::uint8_t *p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)))}; }
+inline void store_s8(std::int8_t *p, I32x16 a) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a.v)); }
+
+struct U8x64 {
+    __m512i v;
+    static U8x64 load(const void *p) { return {_mm512_loadu_si512(p)}; }
+    static U8x64 set(std::uint8_t x) { return {_mm512_set1_epi8(static_cast<char>(x))}; }
+};
+inline U8x64 operator^(U8x64 a, U8x64 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+inline U8x64 operator|(U8x64 a, U8x64 b) { return {_mm512_or_si512(a.v, b.v)}; }
+inline U8x64 operator&(U8x64 a, U8x64 b) { return {_mm512_and_si512(a.v, b.v)}; }
+template <int Bits>
+inline U8x64 shift_right(U8x64 a) {
+    return {_mm512_and_si512(_mm512_srli_epi16(a.v, Bits), _mm512_set1_epi8(static_cast<char>(0xff >> Bits)))};
+}
+template <int Bits>
+inline U8x64 shift_left(U8x64 a) {
+    return {_mm512_and_si512(_mm512_slli_epi16(a.v, Bits), _mm512_set1_epi8(static_cast<char>((0xff << Bits) & 0xff)))};
+}
+inline U8x64 low_nibbles(U8x64 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+inline U8x64 high_nibbles(U8x64 a) { return shift_right<4>(a); }
+inline I32x16 byte_of_lane(U8x64 a, int b) {
+    return {_mm512_and_si512(_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(8 * b)), _mm512_set1_epi32(255))};
+}
+
+inline __m512i broadcast4(const std::int8_t *s4) {
+    std::int32_t word;
+    std::memcpy(&word, s4, 4);
+    return _mm512_set1_epi32(word);
+}
+inline I32x16 dot_u8s8(I32x16 sum, U8x64 u, const std::int8_t *s4) {
+#if defined(__AVX512VNNI__)
+    return {_mm512_dpbusd_epi32(sum.v, u.v, broadcast4(s4))};
+#else
+    return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(_mm512_maddubs_epi16(u.v, broadcast4(s4)), _mm512_set1_epi16(1)))};
+#endif
+}
+// |a| * (s with a's sign): the products are those of a * s. VNNI code offsets its codes by 128 instead and calls dot_u8s8.
+inline I32x16 dot_s8s8(I32x16 sum, U8x64 a, const std::int8_t *s4) {
+    const __m512i s = broadcast4(s4);
+    const __m512i signed_s = _mm512_mask_sub_epi8(s, _mm512_movepi8_mask(a.v), _mm512_setzero_si512(), s);
+    const U8x64 magnitude{_mm512_abs_epi8(a.v)};
+#if defined(__AVX512VNNI__)
+    return {_mm512_dpbusd_epi32(sum.v, magnitude.v, signed_s)};
+#else
+    return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(_mm512_maddubs_epi16(magnitude.v, signed_s), _mm512_set1_epi16(1)))};
+#endif
+}
+
+} // namespace strata::STRATA_ISA_NAMESPACE
