@@ -77,6 +77,7 @@ Status carry(const Backend &backend, Status status) {
 using strata::backend_slots;
 using strata::BackendSlot;
 using strata::carry;
+using strata::copy_text;
 using strata::fail;
 using strata::guard;
 using strata::need;
@@ -94,7 +95,7 @@ const char *strata_status_name(strata_status status) { return strata::status_nam
 const char *strata_last_impl(void) { return strata::last_impl; }
 
 strata_status strata_device_count(std::int32_t *count) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(count, "device_count", "count"));
         std::int32_t total = 0;
         for (std::int32_t i = 0; i < strata::kBackendSlots; ++i) {
@@ -107,7 +108,7 @@ strata_status strata_device_count(std::int32_t *count) {
 }
 
 strata_status strata_device_describe(std::int32_t index, strata_device_info *info) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(info, "device_describe", "info"));
         if (info->struct_size != sizeof(strata_device_info)) {
             return fail(STRATA_E_VERSION, "device_describe: struct_size is ", info->struct_size, ", must be ", sizeof(strata_device_info),
@@ -125,11 +126,11 @@ strata_status strata_device_describe(std::int32_t index, strata_device_info *inf
                 } else {
                     strata::Text id;
                     id << slot.kind << (std::strcmp(slot.kind, "cuda") == 0 ? ":0" : "");
-                    std::strncpy(found.id, id.c_str(), sizeof found.id - 1);
-                    std::strncpy(found.reason, slot.reason, sizeof found.reason - 1);
+                    copy_text(found.id, id.c_str());
+                    copy_text(found.reason, slot.reason);
                 }
                 *info = found;
-                return static_cast<strata_status>(STRATA_OK);
+                return STRATA_OK;
             }
             first += count;
         }
@@ -138,7 +139,7 @@ strata_status strata_device_describe(std::int32_t index, strata_device_info *inf
 }
 
 strata_status strata_context_create(const strata_context_desc *desc, strata_context **context) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(context, "context_create", "context"));
         strata_context_desc known;
         TRY(strata::read_args("context_create", desc, &known));
@@ -159,9 +160,9 @@ strata_status strata_context_create(const strata_context_desc *desc, strata_cont
         if (std::strcmp(slot->kind, "cuda") == 0) {
             id << ":" << options.index;
         }
-        std::strncpy(made->device, id.c_str(), sizeof made->device - 1);
+        copy_text(made->device, id.c_str());
         *context = made.release();
-        return static_cast<strata_status>(STRATA_OK);
+        return STRATA_OK;
     });
 }
 
@@ -177,7 +178,7 @@ const char *strata_context_device(const strata_context *context) { return contex
 const char *strata_context_isa(const strata_context *context) { return context != nullptr ? context->traits.isa : ""; }
 
 strata_status strata_buffer_create(strata_context *context, std::size_t bytes, strata_buffer **buffer) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(context, "buffer_create", "context"));
         TRY(need(buffer, "buffer_create", "buffer"));
         if (bytes == 0 || bytes > (std::size_t{1} << 47)) {
@@ -186,7 +187,7 @@ strata_status strata_buffer_create(strata_context *context, std::size_t bytes, s
         auto made = std::make_unique<strata_buffer>(strata_buffer{context, nullptr, bytes});
         TRY(carry(*context->backend, context->backend->allocate(context->state, bytes, &made->data)));
         *buffer = made.release();
-        return static_cast<strata_status>(STRATA_OK);
+        return STRATA_OK;
     });
 }
 
@@ -202,13 +203,13 @@ void *strata_buffer_data(const strata_buffer *buffer) { return buffer != nullptr
 std::size_t strata_buffer_bytes(const strata_buffer *buffer) { return buffer != nullptr ? buffer->bytes : 0; }
 
 strata_status strata_copy(strata_context *context, void *destination, const void *source, std::size_t bytes, std::int32_t kind, strata_stream stream) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(context, "copy", "context"));
         if (kind < STRATA_COPY_TO_DEVICE || kind > STRATA_COPY_ON_DEVICE) {
             return fail(STRATA_E_ARGUMENT, "copy: kind is ", kind, ", must be a strata_copy_kind (1 to 3); say where the bytes come from");
         }
         if (bytes == 0) {
-            return static_cast<strata_status>(STRATA_OK);
+            return STRATA_OK;
         }
         TRY(need(destination, "copy", "destination"));
         TRY(need(source, "copy", "source"));
@@ -217,10 +218,10 @@ strata_status strata_copy(strata_context *context, void *destination, const void
 }
 
 strata_status strata_fill(strata_context *context, void *destination, std::int32_t value, std::size_t bytes, strata_stream stream) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(context, "fill", "context"));
         if (bytes == 0) {
-            return static_cast<strata_status>(STRATA_OK);
+            return STRATA_OK;
         }
         TRY(need(destination, "fill", "destination"));
         return carry(*context->backend, context->backend->fill(context->state, destination, value, bytes, stream));
@@ -228,7 +229,7 @@ strata_status strata_fill(strata_context *context, void *destination, std::int32
 }
 
 strata_status strata_stream_create(strata_context *context, strata_stream *stream) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(context, "stream_create", "context"));
         TRY(need(stream, "stream_create", "stream"));
         return carry(*context->backend, context->backend->stream_create(context->state, stream));
@@ -236,28 +237,28 @@ strata_status strata_stream_create(strata_context *context, strata_stream *strea
 }
 
 strata_status strata_stream_destroy(strata_context *context, strata_stream stream) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(context, "stream_destroy", "context"));
-        return stream == nullptr ? static_cast<strata_status>(STRATA_OK)
+        return stream == nullptr ? strata_status{STRATA_OK}
                                  : carry(*context->backend, context->backend->stream_destroy(context->state, stream));
     });
 }
 
 strata_status strata_stream_sync(strata_context *context, strata_stream stream) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(context, "stream_sync", "context"));
         return carry(*context->backend, context->backend->stream_sync(context->state, stream));
     });
 }
 
 strata_status strata_event_create(strata_context *context, strata_event **event) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(context, "event_create", "context"));
         TRY(need(event, "event_create", "event"));
         auto made = std::make_unique<strata_event>(strata_event{context, nullptr, false});
         TRY(carry(*context->backend, context->backend->event_create(context->state, &made->event)));
         *event = made.release();
-        return static_cast<strata_status>(STRATA_OK);
+        return STRATA_OK;
     });
 }
 
@@ -269,30 +270,30 @@ void strata_event_destroy(strata_event *event) {
 }
 
 strata_status strata_event_record(strata_event *event, strata_stream stream) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(event, "event_record", "event"));
         TRY(carry(*event->context->backend, event->context->backend->event_record(event->context->state, event->event, stream)));
         event->recorded = true;
-        return static_cast<strata_status>(STRATA_OK);
+        return STRATA_OK;
     });
 }
 
 strata_status strata_event_wait(strata_event *event, strata_stream stream) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(event, "event_wait", "event"));
         return carry(*event->context->backend, event->context->backend->event_wait(event->context->state, event->event, stream));
     });
 }
 
 strata_status strata_event_sync(strata_event *event) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(event, "event_sync", "event"));
         return carry(*event->context->backend, event->context->backend->event_sync(event->context->state, event->event));
     });
 }
 
 strata_status strata_event_elapsed(strata_event *start, strata_event *end, double *microseconds) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(start, "event_elapsed", "start"));
         TRY(need(end, "event_elapsed", "end"));
         TRY(need(microseconds, "event_elapsed", "microseconds"));
@@ -305,7 +306,7 @@ strata_status strata_event_elapsed(strata_event *start, strata_event *end, doubl
 }
 
 strata_status strata_limit_measure(strata_context *context, std::int32_t limit, double *per_second) {
-    return guard([&] {
+    return guard([&]() -> strata::Status {
         TRY(need(context, "limit_measure", "context"));
         TRY(need(per_second, "limit_measure", "per_second"));
         if (limit < STRATA_LIMIT_READ || limit > STRATA_LIMIT_AMX_INT8) {

@@ -58,8 +58,9 @@ const char *last_error() { return error_text().c_str(); }
 
 std::int32_t device_count() { return 1; }
 
-void processor_name(char *name, std::size_t capacity) {
-    std::uint32_t words[13] = {};
+template <std::size_t Capacity>
+void processor_name(char (&name)[Capacity]) {
+    std::uint32_t words[13] = {}; // 48 bytes of text and a terminator
     for (std::uint32_t leaf = 0; leaf < 3; ++leaf) {
         std::uint32_t *to = words + 4 * leaf;
         __asm__("cpuid" : "=a"(to[0]), "=b"(to[1]), "=c"(to[2]), "=d"(to[3]) : "a"(0x80000002u + leaf), "c"(0));
@@ -68,16 +69,15 @@ void processor_name(char *name, std::size_t capacity) {
     while (*text == ' ') {
         ++text;
     }
-    std::strncpy(name, text, capacity - 1);
-    name[capacity - 1] = '\0';
+    copy_text(name, text);
 }
 
 void describe(std::int32_t, strata_device_info *info) {
-    std::strncpy(info->id, "cpu", sizeof info->id - 1);
-    processor_name(info->name, sizeof info->name);
+    copy_text(info->id, "cpu");
+    processor_name(info->name);
     Text isa;
     describe_isa(isa);
-    std::strncpy(info->isa, isa.c_str(), sizeof info->isa - 1);
+    copy_text(info->isa, isa.c_str());
     info->threads = core_count();
     info->available = 1;
 }

@@ -19,48 +19,46 @@ constexpr std::size_t kReadBytes = std::size_t{256} << 20;
 constexpr std::size_t kReadChunk = std::size_t{2} << 20;
 constexpr int kReadRounds = 8;
 
-// Twelve accumulators hide the latency of four to five cycles on two ports. The empty asm keeps them in registers and the loop real.
+// Twelve accumulators hide the latency of four to five cycles on two ports. The empty asm statements make each accumulator and the factor
+// unknown to the compiler, which would merge equal chains and hoist constant products.
 #define PROBE_LOOP(vector, step)                                                                                                           \
     vector sum[12] = {};                                                                                                                   \
+    _Pragma("GCC unroll 12") for (int j = 0; j < 12; ++j) {                                                                                \
+        __asm__ volatile("" : "+x"(sum[j]));                                                                                               \
+    }                                                                                                                                      \
     for (std::int64_t i = 0; i < kOperations; ++i) {                                                                                       \
+        __asm__ volatile("" : "+x"(a));                                                                                                    \
         _Pragma("GCC unroll 12") for (int j = 0; j < 12; ++j) {                                                                            \
             step;                                                                                                                          \
         }                                                                                                                                  \
     }                                                                                                                                      \
-    for (int j = 0; j < 12; ++j) {                                                                                                         \
+    _Pragma("GCC unroll 12") for (int j = 0; j < 12; ++j) {                                                                                \
         __asm__ volatile("" ::"x"(sum[j]));                                                                                                \
     }
 
 __attribute__((target("avx512f"))) void fp32_avx512() {
     __m512 a = _mm512_set1_ps(0.5F);
-    __asm__ volatile("" : "+v"(a));
     PROBE_LOOP(__m512, sum[j] = _mm512_fmadd_ps(a, a, sum[j]))
 }
 __attribute__((target("avx2,fma"))) void fp32_avx2() {
     __m256 a = _mm256_set1_ps(0.5F);
-    __asm__ volatile("" : "+x"(a));
     PROBE_LOOP(__m256, sum[j] = _mm256_fmadd_ps(a, a, sum[j]))
 }
 void fp32_scalar() {
     __m128 a = _mm_set1_ps(0.5F);
-    __asm__ volatile("" : "+x"(a));
     PROBE_LOOP(__m128, sum[j] = _mm_add_ps(_mm_mul_ps(a, a), sum[j]))
 }
 __attribute__((target("avx512f,avx512bf16"))) void bf16_avx512() {
-    __m512 bits = _mm512_set1_ps(0.5F);
-    __asm__ volatile("" : "+v"(bits));
-    const auto a = reinterpret_cast<__m512bh>(bits);
-    PROBE_LOOP(__m512, sum[j] = _mm512_dpbf16_ps(sum[j], a, a))
+    __m512 a = _mm512_set1_ps(0.5F);
+    PROBE_LOOP(__m512, sum[j] = _mm512_dpbf16_ps(sum[j], reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(a)))
 }
 __attribute__((target("avx512f,avx512vnni"))) void int8_vnni() {
     __m512i a = _mm512_set1_epi8(3);
-    __asm__ volatile("" : "+v"(a));
     PROBE_LOOP(__m512i, sum[j] = _mm512_dpbusd_epi32(sum[j], a, a))
 }
 __attribute__((target("avx2"))) void int8_avx2() {
     __m256i a = _mm256_set1_epi8(3);
     const __m256i ones = _mm256_set1_epi16(1);
-    __asm__ volatile("" : "+x"(a));
     PROBE_LOOP(__m256i, sum[j] = _mm256_add_epi32(sum[j], _mm256_madd_epi16(_mm256_maddubs_epi16(a, a), ones)))
 }
 #undef PROBE_LOOP

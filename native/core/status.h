@@ -55,6 +55,16 @@ template <class... Parts>
 
 const char *status_name(Status status);
 
+/// Copies text into a fixed array of the ABI, cut to fit, always terminated.
+template <std::size_t Capacity>
+void copy_text(char (&to)[Capacity], const char *from) {
+    std::size_t i = 0;
+    for (; i + 1 < Capacity && from[i] != '\0'; ++i) {
+        to[i] = from[i];
+    }
+    to[i] = '\0';
+}
+
 } // namespace strata
 
 /// Returns from the calling function if `expression` is not STRATA_OK.
