@@ -27,8 +27,8 @@ constexpr int kReadRounds = 8;
         __asm__ volatile("" : "+x"(sum[j]));                                                                                               \
     }                                                                                                                                      \
     for (std::int64_t i = 0; i < kOperations; ++i) {                                                                                       \
-        __asm__ volatile("" : "+x"(a));                                                                                                    \
         _Pragma("GCC unroll 12") for (int j = 0; j < 12; ++j) {                                                                            \
+            __asm__ volatile("" : "+x"(a));                                                                                                \
             step;                                                                                                                          \
         }                                                                                                                                  \
     }                                                                                                                                      \
