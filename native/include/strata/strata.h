@@ -20,7 +20,8 @@
  *     device memory) is checked by the kernel, read as zeros, and reported by the next strata_stream_sync.
  * Text of an error: where, what, got and wanted, cure; strata_device_describe() prints the block for a bug report.
  */
-/* clang-format off: one declaration a line, comments beside the fields */
+/* One declaration a line, comments beside the fields. */
+/* clang-format off */
 #ifndef STRATA_STRATA_H
 #define STRATA_STRATA_H
 
