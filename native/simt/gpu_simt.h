@@ -51,7 +51,8 @@ inline void land(const simt::Copy& copy) {
 inline void cp_async(void* shared, const void* global, bool predicate, int bytes, Site site) {
     const auto alignment = static_cast<std::size_t>(bytes);
     if (!aligned(shared, alignment) || (predicate && !aligned(global, alignment)))
-        simt::fail(simt::kMisaligned, site, "cp_async: an address is not aligned to the size of the copy");
+        simt::fail(simt::kMisaligned, site,
+                   "gave cp_async an address that is not aligned to the size of the copy; align rows and tiles to it");
     if (predicate) touch(global, bytes);
     // Until the copy lands the destination reads as NaN, so that nobody gets away with not waiting.
     for (int i = 0; i < bytes / 4; ++i) static_cast<uint32_t*>(shared)[i] = 0xffffffffu;
@@ -63,7 +64,8 @@ inline void ldmatrix(const simt::Collective& collective, int matrices, uint32_t*
                      Site site) {
     if ((simt::self->id & 31) < 8 * matrices) {
         if (!aligned(row, 16))
-            simt::fail(simt::kMisaligned, site, "ldmatrix: the address of a row is not 16-byte aligned");
+            simt::fail(simt::kMisaligned, site,
+                       "gave ldmatrix the address of a row that is not 16-byte aligned; align rows to 16 bytes");
         touch(row, 16);
     }
     simt::MatrixArgument argument{registers, row};
@@ -87,7 +89,7 @@ inline T exchange(const simt::Collective& collective, T value, int parameter, Si
 template <typename T>
 inline T shuffle_within(const simt::Collective& collective, T value, int parameter, Site site) {
     if (parameter < 0 || parameter > 31)
-        simt::fail(simt::kBadArgument, site, "shfl_xor, shfl_up and shfl_down: mask or distance must be 0..31");
+        simt::fail(simt::kBadArgument, site, "gave a shuffle a mask or distance outside 0..31; keep it in the warp");
     return exchange(collective, value, parameter, site);
 }
 

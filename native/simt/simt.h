@@ -113,7 +113,8 @@ void fence();
 /// An operation of a whole warp: the last lane to arrive runs `operation` over the 32 arguments.
 struct Collective {
     const char* name;
-    void (*operation)(void** arguments);
+    void (*operation)(void** arguments, Site site);
+    bool orders_memory;
 };
 
 /// Waits until all 32 lanes brought an argument to the same collective at the same line, and it is done.
