@@ -3,7 +3,6 @@
 using System.Buffers.Binary;
 using System.Globalization;
 using System.Numerics;
-using System.Runtime.InteropServices;
 using System.Text;
 
 namespace Strata.Engine.Gguf;
@@ -281,6 +280,5 @@ internal sealed class GgufParser
         Tensors.Add(entry.Tensor);
     }
 
-    [StructLayout(LayoutKind.Auto)]
     private readonly record struct TensorEntry(int At, long Offset, GgufTensorInfo Tensor);
 }

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The block sizes of the GGUF element types.
-using System.Runtime.InteropServices;
-
 namespace Strata.Engine.Gguf;
 
 /// <summary>How a tensor type is stored: rows are whole blocks of <paramref name="BlockElements"/> elements in <paramref name="BlockBytes"/> bytes.</summary>
 /// <param name="BlockElements">Elements per block, 1 for plain numbers.</param>
 /// <param name="BlockBytes">Bytes per block.</param>
-[StructLayout(LayoutKind.Auto)]
 public readonly record struct GgufTypeLayout(int BlockElements, int BlockBytes)
 {
     /// <summary>Finds the layout of a type.</summary>

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // One metadata value of a GGUF file with its declared type.
-using System.Runtime.InteropServices;
-
 namespace Strata.Engine.Gguf;
 
 /// <summary>A metadata value: its type and where its bytes lie. Text and arrays are made from the bytes when asked for.</summary>
@@ -10,7 +8,6 @@ namespace Strata.Engine.Gguf;
 /// <param name="Count">Of an array, the number of its elements; else 1.</param>
 /// <param name="Offset">First byte of the value in the file; of text and arrays, after type, count and length.</param>
 /// <param name="Bytes">Bytes of the value; of an array of text, with the length in front of each.</param>
-[StructLayout(LayoutKind.Auto)]
 public readonly record struct GgufValue(GgufValueType Type, GgufValueType ElementType, int Count, long Offset, int Bytes)
 {
     // 0 stands for types without a fixed size.

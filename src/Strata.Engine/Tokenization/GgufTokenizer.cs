@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tokenizer that a GGUF file carries in its metadata: text to ids and back.
+using System.Buffers;
 using System.Text;
 using Strata.Engine.Gguf;
 
@@ -89,6 +90,7 @@ public sealed class GgufTokenizer
             ids.Add(BeginningId!.Value);
         }
 
+        text = WithWholePairs(text);
         while (parseSpecial && _specialTokens.TryFind(text, out int index, out int length, out int id))
         {
             _encoder.Encode(text[..index], ids);
@@ -123,5 +125,28 @@ public sealed class GgufTokenizer
         }
 
         return text.Append(decoder.Finish()).ToString();
+    }
+
+    // Half surrogate pairs have no UTF-8, and encoders differ in what they make of them.
+    private static ReadOnlySpan<char> WithWholePairs(ReadOnlySpan<char> text)
+    {
+        int at = 0;
+        while (Rune.DecodeFromUtf16(text[at..], out _, out int length) == OperationStatus.Done)
+        {
+            at += length;
+        }
+
+        if (at == text.Length)
+        {
+            return text;
+        }
+
+        var repaired = new StringBuilder(text.Length);
+        foreach (Rune rune in text.EnumerateRunes())
+        {
+            repaired.Append(rune);
+        }
+
+        return repaired.ToString();
     }
 }

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Byte-pair merging in n log n, for pieces so long that the general tokenizer's quadratic time would show.
-using System.Runtime.InteropServices;
-
 namespace Strata.Engine.Tokenization;
 
 internal sealed class PairMerger
@@ -67,7 +65,6 @@ internal sealed class PairMerger
         }
     }
 
-    [StructLayout(LayoutKind.Auto)]
     private struct Link
     {
         public const int Gone = -1;
@@ -76,6 +73,5 @@ internal sealed class PairMerger
         public int Next;
     }
 
-    [StructLayout(LayoutKind.Auto)]
     private readonly record struct Pair(int Position, int Left, int Right, int Merged);
 }

@@ -25,6 +25,8 @@ internal ref struct PieceEnumerator(ReadOnlySpan<char> text, bool isolateNumbers
 
     public readonly ReadOnlySpan<char> Current => _text[_start.._end];
 
+    public readonly PieceEnumerator GetEnumerator() => this;
+
     public bool MoveNext()
     {
         _start = _end;
