@@ -14,7 +14,7 @@ constexpr int kLanes = 32;
 // ---- ldmatrix ------------------------------------------------------------------------------------------------------
 
 /// Shared memory serves one 16-byte row from each of eight bank groups per cycle; equal rows count once.
-int extra_cycles(MatrixArgument* const* lanes) {
+int extra_cycles(MatrixArgument *const *lanes) {
     int most = 1;
     for (int i = 0; i < 8; ++i) {
         const auto row = reinterpret_cast<uintptr_t>(lanes[i]->row);
@@ -33,8 +33,8 @@ int extra_cycles(MatrixArgument* const* lanes) {
 }
 
 template <int Matrices, bool Transposed>
-void ldmatrix(void** arguments, Site site) {
-    auto** lanes = reinterpret_cast<MatrixArgument**>(arguments);
+void ldmatrix(void **arguments, Site site) {
+    auto **lanes = reinterpret_cast<MatrixArgument **>(arguments);
     for (int j = 0; j < Matrices; ++j) {
         count_ldmatrix(extra_cycles(lanes + 8 * j), site);
         for (int lane = 0; lane < kLanes; ++lane) {
@@ -42,7 +42,7 @@ void ldmatrix(void** arguments, Site site) {
             uint32_t pair = 0;
             for (int e = 0; e < 2; ++e) {
                 const int row = Transposed ? 2 * q + e : g, column = Transposed ? g : 2 * q + e;
-                const auto* values = static_cast<const uint16_t*>(lanes[8 * j + row]->row);
+                const auto *values = static_cast<const uint16_t *>(lanes[8 * j + row]->row);
                 pair |= uint32_t{values[column]} << (16 * e);
             }
             lanes[lane]->registers[j] = pair;
@@ -54,7 +54,7 @@ void ldmatrix(void** arguments, Site site) {
 
 /// c += a * b, every sum over k in ascending order; b is stored by rows of k so that a row of c is one vector.
 template <std::size_t K, typename T>
-void multiply(const T (&a)[16][K], const T (&b)[K][8], MmaArgument* const* lanes) {
+void multiply(const T (&a)[16][K], const T (&b)[K][8], MmaArgument *const *lanes) {
     T products[16][8];
     for (int row = 0; row < 16; ++row) {
         T sum[8] = {};
@@ -64,7 +64,7 @@ void multiply(const T (&a)[16][K], const T (&b)[K][8], MmaArgument* const* lanes
     }
     for (int lane = 0; lane < kLanes; ++lane) {
         const int g = lane >> 2, q = lane & 3;
-        auto* c = static_cast<T*>(lanes[lane]->c);
+        auto *c = static_cast<T *>(lanes[lane]->c);
         for (int i = 0; i < 4; ++i) {
             const T product = products[g + 8 * (i >> 1)][2 * q + (i & 1)];
             // The tensor core's integers wrap around; so does unsigned arithmetic.
@@ -77,16 +77,14 @@ void multiply(const T (&a)[16][K], const T (&b)[K][8], MmaArgument* const* lanes
 }
 
 template <float (*Widen)(uint16_t)>
-void mma_halves(void** arguments, Site) {
-    auto** lanes = reinterpret_cast<MmaArgument**>(arguments);
+void mma_halves(void **arguments, Site) {
+    auto **lanes = reinterpret_cast<MmaArgument **>(arguments);
     float a[16][16];
     float b[16][8];
     for (int lane = 0; lane < kLanes; ++lane) {
         const int g = lane >> 2, q = lane & 3;
         for (int e = 0; e < 2; ++e) {
-            for (int i = 0; i < 4; ++i)
-                a[g + 8 * (i & 1)][2 * q + e + 8 * (i >> 1)] =
-                    Widen(static_cast<uint16_t>(lanes[lane]->a[i] >> (16 * e)));
+            for (int i = 0; i < 4; ++i) a[g + 8 * (i & 1)][2 * q + e + 8 * (i >> 1)] = Widen(static_cast<uint16_t>(lanes[lane]->a[i] >> (16 * e)));
             b[2 * q + e][g] = Widen(static_cast<uint16_t>(lanes[lane]->b0 >> (16 * e)));
             b[2 * q + e + 8][g] = Widen(static_cast<uint16_t>(lanes[lane]->b1 >> (16 * e)));
         }
@@ -94,15 +92,14 @@ void mma_halves(void** arguments, Site) {
     multiply(a, b, lanes);
 }
 
-void mma_bytes(void** arguments, Site) {
-    auto** lanes = reinterpret_cast<MmaArgument**>(arguments);
+void mma_bytes(void **arguments, Site) {
+    auto **lanes = reinterpret_cast<MmaArgument **>(arguments);
     int32_t a[16][32];
     int32_t b[32][8];
     for (int lane = 0; lane < kLanes; ++lane) {
         const int g = lane >> 2, q = lane & 3;
         for (int e = 0; e < 4; ++e) {
-            for (int i = 0; i < 4; ++i)
-                a[g + 8 * (i & 1)][4 * q + e + 16 * (i >> 1)] = static_cast<int8_t>(lanes[lane]->a[i] >> (8 * e));
+            for (int i = 0; i < 4; ++i) a[g + 8 * (i & 1)][4 * q + e + 16 * (i >> 1)] = static_cast<int8_t>(lanes[lane]->a[i] >> (8 * e));
             b[4 * q + e][g] = static_cast<int8_t>(lanes[lane]->b0 >> (8 * e));
             b[4 * q + e + 16][g] = static_cast<int8_t>(lanes[lane]->b1 >> (8 * e));
         }
@@ -113,8 +110,8 @@ void mma_bytes(void** arguments, Site) {
 // ---- exchanges -----------------------------------------------------------------------------------------------------
 
 template <int (*Source)(int lane, int parameter)>
-void shuffle(void** arguments, Site) {
-    auto** lanes = reinterpret_cast<ExchangeArgument**>(arguments);
+void shuffle(void **arguments, Site) {
+    auto **lanes = reinterpret_cast<ExchangeArgument **>(arguments);
     uint32_t before[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) before[lane] = lanes[lane]->value;
     for (int lane = 0; lane < kLanes; ++lane) lanes[lane]->value = before[Source(lane, lanes[lane]->parameter)];
@@ -125,16 +122,16 @@ int from_xor(int lane, int parameter) { return lane ^ parameter; }
 int from_below(int lane, int parameter) { return lane >= parameter ? lane - parameter : lane; }
 int from_above(int lane, int parameter) { return lane + parameter < kLanes ? lane + parameter : lane; }
 
-void vote(void** arguments, Site) {
-    auto** lanes = reinterpret_cast<ExchangeArgument**>(arguments);
+void vote(void **arguments, Site) {
+    auto **lanes = reinterpret_cast<ExchangeArgument **>(arguments);
     uint32_t votes = 0;
     for (int lane = 0; lane < kLanes; ++lane) votes |= lanes[lane]->value << lane;
     for (int lane = 0; lane < kLanes; ++lane) lanes[lane]->value = votes;
 }
 
-void nothing(void**, Site) {}
+void nothing(void **, Site) {}
 
-}  // namespace
+} // namespace
 
 const Collective kSyncWarp{"sync_warp", nothing, true};
 const Collective kLdmatrixX1{"ldmatrix_x1", ldmatrix<1, false>, false};
@@ -154,4 +151,4 @@ const Collective kBallot{"ballot", vote, false};
 const Collective kAny{"any", vote, false};
 const Collective kAll{"all", vote, false};
 
-}  // namespace simt
+} // namespace simt

@@ -7,28 +7,28 @@
 #include <unistd.h>
 
 #if !defined(__x86_64__)
-#    error "the simt device switches fibers by x86-64 code; build with STRATA_SIMT=OFF on other machines"
+#error "the simt device switches fibers by x86-64 code; build with STRATA_SIMT=OFF on other machines"
 #endif
 
 #if defined(STRATA_SIMT_TSAN)
 extern "C" {
-void* __tsan_get_current_fiber(void);
-void* __tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void* fiber);
-void __tsan_switch_to_fiber(void* fiber, unsigned flags);
-void __tsan_release(void* address);
-void __tsan_acquire(void* address);
+void *__tsan_get_current_fiber(void);
+void *__tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void *fiber);
+void __tsan_switch_to_fiber(void *fiber, unsigned flags);
+void __tsan_release(void *address);
+void __tsan_acquire(void *address);
 void __tsan_ignore_thread_begin(void);
 void __tsan_ignore_thread_end(void);
 }
 #endif
 #if defined(__SANITIZE_ADDRESS__)
-#    include <sanitizer/asan_interface.h>
-#    include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
 #endif
 
 // Saves what the ABI asks a function to keep, changes the stack and returns on the new one.
-extern "C" void simt_switch_stack(void** save, void* load);
+extern "C" void simt_switch_stack(void **save, void *load);
 asm(R"(
     .text
     .p2align 4
@@ -58,7 +58,7 @@ namespace simt {
 namespace {
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr std::size_t kStackBytes = 256 * 1024;  // redzones make frames several times larger
+constexpr std::size_t kStackBytes = 256 * 1024; // redzones make frames several times larger
 #else
 constexpr std::size_t kStackBytes = 64 * 1024;
 #endif
@@ -67,12 +67,12 @@ constexpr int kSavedRegisters = 6;
 
 #if defined(STRATA_SIMT_TSAN)
 constexpr unsigned kSwitchWithoutOrdering = 1;
-constexpr bool kGuards = false;  // renew() maps all stacks anew by one call
+constexpr bool kGuards = false; // renew() maps all stacks anew by one call
 #else
 constexpr bool kGuards = true;
 #endif
 
-void begin_switch([[maybe_unused]] Fiber& from, [[maybe_unused]] Fiber& to, [[maybe_unused]] bool from_ends) {
+void begin_switch([[maybe_unused]] Fiber &from, [[maybe_unused]] Fiber &to, [[maybe_unused]] bool from_ends) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(from_ends ? nullptr : &from.sanitizer_stack, to.stack, to.stack_bytes);
 #endif
@@ -81,7 +81,7 @@ void begin_switch([[maybe_unused]] Fiber& from, [[maybe_unused]] Fiber& to, [[ma
 #endif
 }
 
-}  // namespace
+} // namespace
 
 FiberStacks::~FiberStacks() {
     if (base_ != nullptr) munmap(base_, mapped_);
@@ -90,9 +90,9 @@ FiberStacks::~FiberStacks() {
 bool FiberStacks::reserve(int count) {
     if (count <= count_) return true;
     const std::size_t bytes = static_cast<std::size_t>(count) * (kStackBytes + kGuardBytes);
-    void* mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapping == MAP_FAILED) return false;
-    auto* base = static_cast<unsigned char*>(mapping);
+    auto *base = static_cast<unsigned char *>(mapping);
     for (int i = 0; kGuards && i < count; ++i) {
         if (mprotect(base + static_cast<std::size_t>(i) * (kStackBytes + kGuardBytes), kGuardBytes, PROT_NONE) != 0) {
             munmap(mapping, bytes);
@@ -115,7 +115,7 @@ void FiberStacks::renew() {
 #endif
 }
 
-void FiberStacks::prepare(Fiber& fiber, int index, void (*entry)()) {
+void FiberStacks::prepare(Fiber &fiber, int index, void (*entry)()) {
     fiber.stack = base_ + static_cast<std::size_t>(index) * (kStackBytes + kGuardBytes) + kGuardBytes;
     fiber.stack_bytes = kStackBytes;
     fiber.sanitizer_stack = nullptr;
@@ -127,27 +127,27 @@ void FiberStacks::prepare(Fiber& fiber, int index, void (*entry)()) {
     fiber.sanitizer_fiber = __tsan_create_fiber(0);
 #endif
     // The switch pops the registers and returns into entry, which finds the stack as after a call from address 0.
-    void** top = reinterpret_cast<void**>(fiber.stack + kStackBytes - 64);
+    void **top = reinterpret_cast<void **>(fiber.stack + kStackBytes - 64);
     *--top = nullptr;
-    *--top = reinterpret_cast<void*>(entry);
+    *--top = reinterpret_cast<void *>(entry);
     for (int i = 0; i < kSavedRegisters; ++i) *--top = nullptr;
     fiber.stack_pointer = top;
 }
 
-void FiberStacks::retire([[maybe_unused]] Fiber& fiber) {
+void FiberStacks::retire([[maybe_unused]] Fiber &fiber) {
 #if defined(STRATA_SIMT_TSAN)
     __tsan_destroy_fiber(fiber.sanitizer_fiber);
     fiber.sanitizer_fiber = nullptr;
 #endif
 }
 
-void adopt_os_thread([[maybe_unused]] Fiber& os_thread) {
+void adopt_os_thread([[maybe_unused]] Fiber &os_thread) {
 #if defined(STRATA_SIMT_TSAN)
     os_thread.sanitizer_fiber = __tsan_get_current_fiber();
 #endif
 }
 
-void switch_fiber(Fiber& from, Fiber& to) {
+void switch_fiber(Fiber &from, Fiber &to) {
     begin_switch(from, to, false);
     simt_switch_stack(&from.stack_pointer, to.stack_pointer);
 #if defined(__SANITIZE_ADDRESS__)
@@ -155,35 +155,35 @@ void switch_fiber(Fiber& from, Fiber& to) {
 #endif
 }
 
-void leave_fiber(Fiber& from, Fiber& to) {
+void leave_fiber(Fiber &from, Fiber &to) {
     begin_switch(from, to, true);
     simt_switch_stack(&from.stack_pointer, to.stack_pointer);
     __builtin_unreachable();
 }
 
-void enter_fiber([[maybe_unused]] Fiber& os_thread) {
+void enter_fiber([[maybe_unused]] Fiber &os_thread) {
 #if defined(__SANITIZE_ADDRESS__)
-    const void* previous = nullptr;
+    const void *previous = nullptr;
     std::size_t previous_bytes = 0;
     __sanitizer_finish_switch_fiber(nullptr, &previous, &previous_bytes);
     // The first fiber of a block is entered from the OS thread; the others from fibers, whose stacks are known.
     if (os_thread.stack == nullptr) {
-        os_thread.stack = static_cast<unsigned char*>(const_cast<void*>(previous));
+        os_thread.stack = static_cast<unsigned char *>(const_cast<void *>(previous));
         os_thread.stack_bytes = previous_bytes;
     }
 #endif
 }
 
 #if defined(STRATA_SIMT_TSAN)
-void race_release(void* address) { __tsan_release(address); }
-void race_acquire(void* address) { __tsan_acquire(address); }
+void race_release(void *address) { __tsan_release(address); }
+void race_acquire(void *address) { __tsan_acquire(address); }
 void race_ignore_begin() { __tsan_ignore_thread_begin(); }
 void race_ignore_end() { __tsan_ignore_thread_end(); }
 #else
-void race_release(void*) {}
-void race_acquire(void*) {}
+void race_release(void *) {}
+void race_acquire(void *) {}
 void race_ignore_begin() {}
 void race_ignore_end() {}
 #endif
 
-}  // namespace simt
+} // namespace simt

@@ -8,19 +8,19 @@ namespace simt {
 
 /// One flow of control: a stack and where it stopped.
 struct Fiber {
-    void* stack_pointer = nullptr;
-    unsigned char* stack = nullptr;  ///< lowest usable byte; null for the OS thread's own stack until it is known
+    void *stack_pointer = nullptr;
+    unsigned char *stack = nullptr; ///< lowest usable byte; null for the OS thread's own stack until it is known
     std::size_t stack_bytes = 0;
-    void* sanitizer_stack = nullptr;
-    void* sanitizer_fiber = nullptr;
+    void *sanitizer_stack = nullptr;
+    void *sanitizer_fiber = nullptr;
 };
 
 /// Equal stacks in one mapping, each with a page below it that must not be touched.
 class FiberStacks {
-  public:
+public:
     FiberStacks() = default;
-    FiberStacks(const FiberStacks&) = delete;
-    FiberStacks& operator=(const FiberStacks&) = delete;
+    FiberStacks(const FiberStacks &) = delete;
+    FiberStacks &operator=(const FiberStacks &) = delete;
     ~FiberStacks();
 
     /// Makes room for `count` stacks; false when the system has no memory for them.
@@ -28,30 +28,30 @@ class FiberStacks {
     /// Forgets what ran on the stacks before, as far as a sanitizer remembers it.
     void renew();
     /// Lets the fiber begin `entry` on stack `index` when it is switched to. `entry` never returns.
-    void prepare(Fiber& fiber, int index, void (*entry)());
+    void prepare(Fiber &fiber, int index, void (*entry)());
     /// Ends what prepare() began; the fiber is not running.
-    void retire(Fiber& fiber);
+    void retire(Fiber &fiber);
 
-  private:
-    unsigned char* base_ = nullptr;
+private:
+    unsigned char *base_ = nullptr;
     std::size_t mapped_ = 0;
     int count_ = 0;
 };
 
 /// Describes the OS thread that calls, so that fibers can switch back to it.
-void adopt_os_thread(Fiber& os_thread);
+void adopt_os_thread(Fiber &os_thread);
 
 /// Goes on in `to`; returns when somebody switches back to `from`.
-void switch_fiber(Fiber& from, Fiber& to);
+void switch_fiber(Fiber &from, Fiber &to);
 /// As switch_fiber for a `from` that is never continued.
-[[noreturn]] void leave_fiber(Fiber& from, Fiber& to);
+[[noreturn]] void leave_fiber(Fiber &from, Fiber &to);
 /// The first thing that a fiber's entry calls; `os_thread` learns its stack from it.
-void enter_fiber(Fiber& os_thread);
+void enter_fiber(Fiber &os_thread);
 
 // Marks for the race detector; nothing in other builds.
-void race_release(void* address);
-void race_acquire(void* address);
+void race_release(void *address);
+void race_acquire(void *address);
 void race_ignore_begin();
 void race_ignore_end();
 
-}  // namespace simt
+} // namespace simt

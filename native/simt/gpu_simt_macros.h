@@ -7,15 +7,14 @@
 #define GPU_KERNEL(threads, min_blocks) [[maybe_unused]] static void
 #define GPU_DEVICE inline
 #define GPU_HOST_DEVICE inline
-#define GPU_DYNAMIC_SMEM(name) unsigned char* const name = ::simt::self->block->shared
+#define GPU_DYNAMIC_SMEM(name) unsigned char *const name = ::simt::self->block->shared
 #define GPU_UNROLL
 #define GPU_LAUNCH(...) ::gpu::launch(#__VA_ARGS__, __VA_ARGS__)
-#define GPU_SITE \
-    ::gpu::Site { __builtin_FILE(), __builtin_LINE() }
+#define GPU_SITE ::gpu::Site::current()
 
 namespace gpu {
 
 /// Where a collective was called, for the check that all lanes stand at the same one.
 using Site = ::simt::Site;
 
-}  // namespace gpu
+} // namespace gpu

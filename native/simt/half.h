@@ -52,4 +52,4 @@ inline uint16_t f64_to_f16(double x) {
     return f32_to_f16(std::bit_cast<float>(bits));
 }
 
-}  // namespace simt
+} // namespace simt

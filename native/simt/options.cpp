@@ -9,14 +9,14 @@
 namespace simt {
 namespace {
 
-bool environment_is(const char* name, const char* value) {
-    const char* text = std::getenv(name);
+bool environment_is(const char *name, const char *value) {
+    const char *text = std::getenv(name);
     return text != nullptr && std::strcmp(text, value) == 0;
 }
 
 Options from_environment() {
     Options options;
-    if (const char* seed = std::getenv("STRATA_SIMT_SEED")) options.seed = std::strtoull(seed, nullptr, 0);
+    if (const char *seed = std::getenv("STRATA_SIMT_SEED")) options.seed = std::strtoull(seed, nullptr, 0);
     if (environment_is("STRATA_SIMT_ASYNC", "issue")) options.async = AsyncMode::kAtIssue;
     if (environment_is("STRATA_SIMT_ASYNC", "wait")) options.async = AsyncMode::kAtWait;
     if (environment_is("STRATA_SIMT_ORDER", "lowest")) options.order = Order::kLowestFirst;
@@ -27,21 +27,21 @@ Options from_environment() {
 
 std::mutex mutex;
 
-Options& current() {
+Options &current() {
     static Options options = from_environment();
     return options;
 }
 
-}  // namespace
+} // namespace
 
 Options options() {
     const std::lock_guard lock(mutex);
     return current();
 }
 
-void set_options(const Options& options) {
+void set_options(const Options &options) {
     const std::lock_guard lock(mutex);
     current() = options;
 }
 
-}  // namespace simt
+} // namespace simt

@@ -18,7 +18,7 @@
 
 namespace simt {
 
-constinit thread_local Thread* self = nullptr;
+constinit thread_local Thread *self = nullptr;
 
 namespace {
 
@@ -40,66 +40,65 @@ struct QueuedCopy {
 struct ThreadState {
     Thread view;
     Fiber fiber;
-    const char* waits_for;  ///< null while runnable
+    const char *waits_for; ///< null while runnable
     Site waits_at;
     bool ended;
     uint32_t open_group;
     Site last_copy;
-    int first_copy, copies;  ///< a ring in `queue`
+    int first_copy, copies; ///< a ring in `queue`
     QueuedCopy queue[kMaxCopies];
 };
 
 struct WarpState {
-    const Collective* collective;
+    const Collective *collective;
     Site site;
     uint32_t arrived;
     uint32_t ended;
-    void* arguments[kWarp];
+    void *arguments[kWarp];
     uint32_t meetings;
-    char order[2];  ///< addresses for the race detector, one for even and one for odd meetings
+    char order[2]; ///< addresses for the race detector, one for even and one for odd meetings
 };
 
 /// An array without initial values and without library code that another file could have instrumented.
 template <typename T>
 class Array {
-  public:
+public:
     Array() = default;
-    Array(const Array&) = delete;
-    Array& operator=(const Array&) = delete;
+    Array(const Array &) = delete;
+    Array &operator=(const Array &) = delete;
     ~Array() { std::free(items_); }
 
     bool resize(int count) {
-        void* items = std::realloc(items_, static_cast<std::size_t>(count) * sizeof(T));
+        void *items = std::realloc(items_, static_cast<std::size_t>(count) * sizeof(T));
         if (items == nullptr) return false;
-        items_ = static_cast<T*>(items);
+        items_ = static_cast<T *>(items);
         return true;
     }
-    T& operator[](int i) { return items_[i]; }
+    T &operator[](int i) { return items_[i]; }
 
-  private:
+private:
     static_assert(std::is_trivially_destructible_v<T>);
-    T* items_ = nullptr;
+    T *items_ = nullptr;
 };
 
 class Executor {
-  public:
-    int run(const char* name, Index3 grid, Index3 block, std::size_t shared_bytes, void (*body)(const void*),
-            const void* context);
+public:
+    int run(const char *name, Index3 grid, Index3 block, std::size_t shared_bytes, void (*body)(const void *), const void *context);
 
     void barrier(Site site);
-    void meet(const Collective& collective, Site site, void* argument);
+    void meet(const Collective &collective, Site site, void *argument);
     void fence();
-    bool defer_copy(const Copy& copy, Site site);
+    bool defer_copy(const Copy &copy, Site site);
     void commit_copies(Site site);
-    bool next_landing(int keep, Copy& copy);
+    bool next_landing(int keep, Copy &copy);
     void count_ldmatrix(int extra_cycles, Site site);
-    [[noreturn]] void fail_here(Error error, Site site, const char* what);
+    [[noreturn]] void fail_here(Error error, Site site, const char *what);
 
     Stats stats;
     Sentence sentence;
 
-  private:
-    bool check(const char* name, Index3 grid, Index3 block, std::size_t shared_bytes);
+private:
+    bool check(const char *name, Index3 grid, Index3 block, std::size_t shared_bytes);
     bool make_room(int threads);
     int run_block(Index3 index);
     static void thread_entry();
@@ -109,21 +108,21 @@ class Executor {
     bool coin() { return (random() >> 40 & 1) != 0; }
     int take_runnable();
     void go_to(int id);
-    void wait(const char* what, Site site);
+    void wait(const char *what, Site site);
     void wake(int id);
     void let_others_run();
     void release_barrier();
     [[noreturn]] void end_thread();
     [[noreturn]] void fail(Error error);
     [[noreturn]] void fail_deadlock();
-    Sentence& complain(Site site);
+    Sentence &complain(Site site);
 
-    ThreadState& me() { return threads_[self->id]; }
+    ThreadState &me() { return threads_[self->id]; }
 
     Options options_;
-    const char* name_ = "";
-    void (*body_)(const void*) = nullptr;
-    const void* context_ = nullptr;
+    const char *name_ = "";
+    void (*body_)(const void *) = nullptr;
+    const void *context_ = nullptr;
     uint64_t random_ = 1;
 
     Block block_{};
@@ -147,23 +146,23 @@ class Executor {
     char barrier_order_[2] = {}, start_order_ = 0, end_order_ = 0, fence_order_ = 0;
 };
 
-Executor& executor() {
+Executor &executor() {
     static thread_local Executor instance;
     return instance;
 }
 
-bool same(Site a, Site b) { return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0); }
+bool same(Site a, Site b) { return a.line() == b.line() && (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0); }
 
 // ---- launching -----------------------------------------------------------------------------------------------------
 
-bool Executor::check(const char* name, Index3 grid, Index3 block, std::size_t shared_bytes) {
+bool Executor::check(const char *name, Index3 grid, Index3 block, std::size_t shared_bytes) {
     sentence.clear();
     sentence.kernel(name) << ": ";
     const int64_t threads = int64_t{block.x} * block.y * block.z;
     if (self != nullptr) {
         sentence << "is launched inside a kernel; launch it from the host";
-    } else if (block.x < 1 || block.y < 1 || block.z < 1 || block.x > kMaxThreads || block.y > kMaxThreads ||
-               block.z > kMaxBlockDepth || threads > kMaxThreads || threads % kWarp != 0) {
+    } else if (block.x < 1 || block.y < 1 || block.z < 1 || block.x > kMaxThreads || block.y > kMaxThreads || block.z > kMaxBlockDepth ||
+               threads > kMaxThreads || threads % kWarp != 0) {
         sentence << "block is " << block << ", must have a multiple of 32 threads, 1024 at most, depth 64 at most; "
                  << "choose another block size";
     } else if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > kMaxGridSide || grid.z > kMaxGridSide ||
@@ -171,8 +170,8 @@ bool Executor::check(const char* name, Index3 grid, Index3 block, std::size_t sh
         sentence << "grid is " << grid << ", must be at least 1 and at most 65535 in y and z, 2147483647 in all; "
                  << "put the largest extent first and loop over the rest";
     } else if (shared_bytes > kMaxSharedBytes) {
-        sentence << "asks for " << uint64_t{shared_bytes} << " bytes of shared memory, a block gets "
-                 << uint64_t{kMaxSharedBytes} << " at most; use smaller tiles or fewer stages";
+        sentence << "asks for " << uint64_t{shared_bytes} << " bytes of shared memory, a block gets " << uint64_t{kMaxSharedBytes}
+                 << " at most; use smaller tiles or fewer stages";
     } else {
         return true;
     }
@@ -187,8 +186,7 @@ bool Executor::make_room(int threads) {
     return true;
 }
 
-int Executor::run(const char* name, Index3 grid, Index3 block, std::size_t shared_bytes, void (*body)(const void*),
-                  const void* context) {
+int Executor::run(const char *name, Index3 grid, Index3 block, std::size_t shared_bytes, void (*body)(const void *), const void *context) {
     if (!check(name, grid, block, shared_bytes)) return kBadLaunch;
     const int block_count = grid.x * grid.y * grid.z;
     thread_count_ = block.x * block.y * block.z;
@@ -237,7 +235,7 @@ int Executor::run_block(Index3 index) {
     block_.shared = nullptr;
     // Exactly the bytes asked for, so that a sanitizer sees the first byte past them; all ones, which reads as NaN.
     race_ignore_begin();
-    void* shared = nullptr;
+    void *shared = nullptr;
     const bool got = block_.shared_bytes == 0 || posix_memalign(&shared, 128, block_.shared_bytes) == 0;
     if (got && shared != nullptr) std::memset(shared, 0xff, block_.shared_bytes);
     race_ignore_end();
@@ -245,11 +243,11 @@ int Executor::run_block(Index3 index) {
         sentence << "no memory for " << uint64_t{block_.shared_bytes} << " bytes of shared memory; free memory";
         return kOutOfMemory;
     }
-    block_.shared = static_cast<unsigned char*>(shared);
+    block_.shared = static_cast<unsigned char *>(shared);
 
     stacks_.renew();
     for (int i = 0; i < thread_count_; ++i) {
-        ThreadState& thread = threads_[i];
+        ThreadState &thread = threads_[i];
         const Index3 size = block_.threads;
         thread.fiber = Fiber{};
         thread.view = {{i % size.x, i / size.x % size.y, i / size.x / size.y}, i, &block_};
@@ -278,7 +276,7 @@ int Executor::run_block(Index3 index) {
 }
 
 void Executor::thread_entry() {
-    Executor& executor = simt::executor();
+    Executor &executor = simt::executor();
     enter_fiber(executor.os_thread_);
     executor.thread_body();
 }
@@ -291,18 +289,16 @@ void Executor::thread_body() {
 }
 
 void Executor::end_thread() {
-    ThreadState& thread = me();
+    ThreadState &thread = me();
     const int id = self->id;
-    WarpState& warp = warps_[id / kWarp];
+    WarpState &warp = warps_[id / kWarp];
     if (thread.copies > 0) {
-        complain(thread.last_copy) << "cp_async of thread " << id
-                                   << " is in flight when the thread ends; wait for it by "
+        complain(thread.last_copy) << "cp_async of thread " << id << " is in flight when the thread ends; wait for it by "
                                    << "cp_async_wait<0>() before the kernel returns";
         fail(kAsyncInFlight);
     }
     if (warp.arrived != 0) {
-        complain(warp.site) << warp.collective->name << " waits for thread " << id
-                            << " of the same warp, which has ended; "
+        complain(warp.site) << warp.collective->name << " waits for thread " << id << " of the same warp, which has ended; "
                             << "let all lanes reach every collective";
         fail(kDivergence);
     }
@@ -344,13 +340,13 @@ int Executor::take_runnable() {
 
 void Executor::go_to(int id) {
     if (id == self->id) return;
-    ThreadState& from = me();
+    ThreadState &from = me();
     self = &threads_[id].view;
     ++stats.switches;
     switch_fiber(from.fiber, threads_[id].fiber);
 }
 
-void Executor::wait(const char* what, Site site) {
+void Executor::wait(const char *what, Site site) {
     me().waits_for = what;
     me().waits_at = site;
     const int next = take_runnable();
@@ -372,7 +368,7 @@ void Executor::let_others_run() {
 
 // ---- meeting points ------------------------------------------------------------------------------------------------
 
-constexpr const char* kBarrierName = "sync_threads";
+constexpr const char *kBarrierName = "sync_threads";
 
 void Executor::barrier(Site site) {
     const int id = self->id;
@@ -380,11 +376,11 @@ void Executor::barrier(Site site) {
         barrier_site_ = site;
         first_at_barrier_ = id;
     } else if (!same(site, barrier_site_)) {
-        complain(site) << "sync_threads is reached by thread " << id << " while thread " << first_at_barrier_
-                       << " waits at " << barrier_site_ << "; let all threads of the block pass the same barriers";
+        complain(site) << "sync_threads is reached by thread " << id << " while thread " << first_at_barrier_ << " waits at " << barrier_site_
+                       << "; let all threads of the block pass the same barriers";
         fail(kDivergence);
     }
-    char* const order = &barrier_order_[barriers_ & 1];
+    char *const order = &barrier_order_[barriers_ & 1];
     race_release(order);
     if (++at_barrier_ == live_) {
         release_barrier();
@@ -402,13 +398,13 @@ void Executor::release_barrier() {
         if (threads_[i].waits_for == kBarrierName) wake(i);
 }
 
-void Executor::meet(const Collective& collective, Site site, void* argument) {
+void Executor::meet(const Collective &collective, Site site, void *argument) {
     const int id = self->id;
     const int lane = id % kWarp;
-    WarpState& warp = warps_[id / kWarp];
+    WarpState &warp = warps_[id / kWarp];
     if (warp.ended != 0) {
-        complain(site) << collective.name << " is reached by thread " << id << ", but thread "
-                       << id - lane + __builtin_ctz(warp.ended) << " of the same warp has ended; "
+        complain(site) << collective.name << " is reached by thread " << id << ", but thread " << id - lane + __builtin_ctz(warp.ended)
+                       << " of the same warp has ended; "
                        << "let all lanes reach every collective";
         fail(kDivergence);
     }
@@ -417,11 +413,11 @@ void Executor::meet(const Collective& collective, Site site, void* argument) {
         warp.site = site;
     } else if (warp.collective != &collective || !same(site, warp.site)) {
         complain(site) << "lanes disagree: thread " << id << " is at " << collective.name << " while thread "
-                       << id - lane + __builtin_ctz(warp.arrived) << " waits at " << warp.collective->name << " of "
-                       << warp.site << "; let all lanes of the warp reach the same collective";
+                       << id - lane + __builtin_ctz(warp.arrived) << " waits at " << warp.collective->name << " of " << warp.site
+                       << "; let all lanes of the warp reach the same collective";
         fail(kDivergence);
     }
-    char* const order = &warp.order[warp.meetings & 1];
+    char *const order = &warp.order[warp.meetings & 1];
     if (collective.orders_memory) race_release(order);
     warp.arguments[lane] = argument;
     warp.arrived |= 1u << lane;
@@ -445,11 +441,10 @@ void Executor::fence() {
 
 // ---- asynchronous copies -------------------------------------------------------------------------------------------
 
-bool Executor::defer_copy(const Copy& copy, Site site) {
-    ThreadState& thread = me();
+bool Executor::defer_copy(const Copy &copy, Site site) {
+    ThreadState &thread = me();
     if (thread.copies == kMaxCopies) {
-        complain(site) << "thread " << self->id << " has " << kMaxCopies
-                       << " copies (cp_async) that it did not wait for, the "
+        complain(site) << "thread " << self->id << " has " << kMaxCopies << " copies (cp_async) that it did not wait for, the "
                        << "executor keeps no more; wait for older groups first";
         fail(kAsyncOverflow);
     }
@@ -461,10 +456,10 @@ bool Executor::defer_copy(const Copy& copy, Site site) {
 
 void Executor::commit_copies(Site) { ++me().open_group; }
 
-bool Executor::next_landing(int keep, Copy& copy) {
-    ThreadState& thread = me();
+bool Executor::next_landing(int keep, Copy &copy) {
+    ThreadState &thread = me();
     while (thread.copies > 0) {
-        const QueuedCopy& oldest = thread.queue[thread.first_copy];
+        const QueuedCopy &oldest = thread.queue[thread.first_copy];
         if (int64_t{oldest.group} + keep >= int64_t{thread.open_group}) return false;
         thread.first_copy = (thread.first_copy + 1) % kMaxCopies;
         --thread.copies;
@@ -479,7 +474,7 @@ bool Executor::next_landing(int keep, Copy& copy) {
 // ---- complaints ----------------------------------------------------------------------------------------------------
 
 /// Starts a sentence: kernel, line.
-Sentence& Executor::complain(Site site) {
+Sentence &Executor::complain(Site site) {
     sentence.clear();
     return sentence.kernel(name_) << " at " << site << ": ";
 }
@@ -490,7 +485,7 @@ void Executor::fail(Error error) {
     leave_fiber(me().fiber, os_thread_);
 }
 
-void Executor::fail_here(Error error, Site site, const char* what) {
+void Executor::fail_here(Error error, Site site, const char *what) {
     complain(site) << "thread " << self->id << " " << what;
     fail(error);
 }
@@ -500,15 +495,13 @@ void Executor::fail_deadlock() {
     sentence.clear();
     sentence.kernel(name_) << ": no thread can go on;";
     for (int i = 0; i < thread_count_ && shown < 4; ++i) {
-        const ThreadState& thread = threads_[i];
+        const ThreadState &thread = threads_[i];
         if (thread.waits_for == nullptr) continue;
         // One thread of each kind of waiting says enough.
         bool told = false;
-        for (int j = 0; j < i && !told; ++j)
-            told = threads_[j].waits_for == thread.waits_for && same(threads_[j].waits_at, thread.waits_at);
+        for (int j = 0; j < i && !told; ++j) told = threads_[j].waits_for == thread.waits_for && same(threads_[j].waits_at, thread.waits_at);
         if (told) continue;
-        sentence << (shown == 0 ? " thread " : ", thread ") << i << " waits at " << thread.waits_for << " of "
-                 << thread.waits_at;
+        sentence << (shown == 0 ? " thread " : ", thread ") << i << " waits at " << thread.waits_for << " of " << thread.waits_at;
         ++shown;
     }
     sentence << ", " << thread_count_ - live_ << " of " << thread_count_
@@ -525,26 +518,25 @@ void Executor::count_ldmatrix(int extra_cycles, Site site) {
     fail(kBankConflict);
 }
 
-}  // namespace
+} // namespace
 
 // ---- the interface -------------------------------------------------------------------------------------------------
 
 Stats stats() { return executor().stats; }
 void reset_stats() { executor().stats = Stats{}; }
-const char* last_error() { return executor().sentence.text(); }
+const char *last_error() { return executor().sentence.text(); }
 
-int launch(const char* name, Index3 grid, Index3 block, std::size_t shared_bytes, void (*body)(const void*),
-           const void* context) {
+int launch(const char *name, Index3 grid, Index3 block, std::size_t shared_bytes, void (*body)(const void *), const void *context) {
     return executor().run(name, grid, block, shared_bytes, body, context);
 }
 
-void fail(Error error, Site site, const char* what) { executor().fail_here(error, site, what); }
+void fail(Error error, Site site, const char *what) { executor().fail_here(error, site, what); }
 void barrier(Site site) { executor().barrier(site); }
 void fence() { executor().fence(); }
-void meet(const Collective& collective, Site site, void* argument) { executor().meet(collective, site, argument); }
-bool defer_copy(const Copy& copy, Site site) { return executor().defer_copy(copy, site); }
+void meet(const Collective &collective, Site site, void *argument) { executor().meet(collective, site, argument); }
+bool defer_copy(const Copy &copy, Site site) { return executor().defer_copy(copy, site); }
 void commit_copies(Site site) { executor().commit_copies(site); }
-bool next_landing(int keep, Copy& copy) { return executor().next_landing(keep, copy); }
+bool next_landing(int keep, Copy &copy) { return executor().next_landing(keep, copy); }
 void count_ldmatrix(int extra_cycles, Site site) { executor().count_ldmatrix(extra_cycles, site); }
 
-}  // namespace simt
+} // namespace simt

@@ -14,14 +14,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <source_location>
 
 namespace simt {
 
 /// A line of a kernel's source.
-struct Site {
-    const char* file;
-    int line;
-};
+using Site = std::source_location;
 
 struct Index3 {
     int x, y, z;
@@ -32,7 +30,7 @@ struct Block {
     Index3 index;
     Index3 threads;
     Index3 blocks;
-    unsigned char* shared;
+    unsigned char *shared;
     std::size_t shared_bytes;
 };
 
@@ -40,22 +38,14 @@ struct Block {
 struct Thread {
     Index3 index;
     int id;
-    Block* block;
+    Block *block;
 };
 
 /// The fiber that runs on this OS thread; null outside a kernel.
-extern constinit thread_local Thread* self;
+extern constinit thread_local Thread *self;
 
-enum class AsyncMode {
-    kAtIssue,
-    kAtWait,
-    kRandom
-};
-enum class Order {
-    kRandom,
-    kLowestFirst,
-    kHighestFirst
-};
+enum class AsyncMode { kAtIssue, kAtWait, kRandom };
+enum class Order { kRandom, kLowestFirst, kHighestFirst };
 
 struct Options {
     uint64_t seed = 1;
@@ -69,40 +59,39 @@ struct Stats {
     uint64_t launches = 0;
     uint64_t blocks = 0;
     uint64_t switches = 0;
-    uint64_t ldmatrix_phases = 0;          ///< 8x8 matrices read
-    uint64_t ldmatrix_bank_conflicts = 0;  ///< extra shared-memory cycles they cost
+    uint64_t ldmatrix_phases = 0;         ///< 8x8 matrices read
+    uint64_t ldmatrix_bank_conflicts = 0; ///< extra shared-memory cycles they cost
 };
 
 /// Codes of launch(); each comes with a sentence.
 enum Error : int {
     kOk = 0,
-    kBadLaunch = 1,      ///< sizes that no GPU takes
-    kOutOfMemory = 2,    ///< stacks or shared memory could not be had
-    kDeadlock = 3,       ///< nobody can run
-    kDivergence = 4,     ///< threads met at different barriers or collectives
-    kMisaligned = 5,     ///< an access that needs alignment has none
-    kAsyncInFlight = 6,  ///< a thread ended before its copies landed
-    kAsyncOverflow = 7,  ///< more outstanding copies than the executor keeps
-    kBankConflict = 8,   ///< only where the options make it an error
-    kBadArgument = 9,    ///< an intrinsic was given a value that it does not take
+    kBadLaunch = 1,     ///< sizes that no GPU takes
+    kOutOfMemory = 2,   ///< stacks or shared memory could not be had
+    kDeadlock = 3,      ///< nobody can run
+    kDivergence = 4,    ///< threads met at different barriers or collectives
+    kMisaligned = 5,    ///< an access that needs alignment has none
+    kAsyncInFlight = 6, ///< a thread ended before its copies landed
+    kAsyncOverflow = 7, ///< more outstanding copies than the executor keeps
+    kBankConflict = 8,  ///< only where the options make it an error
+    kBadArgument = 9,   ///< an intrinsic was given a value that it does not take
 };
 
 Options options();
-void set_options(const Options& options);
+void set_options(const Options &options);
 Stats stats();
 void reset_stats();
 
 /// The sentence of the last failed launch on this OS thread; empty before the first one.
-const char* last_error();
+const char *last_error();
 
 /// Runs body(context) once for every thread of the grid. `name` is for messages.
-int launch(const char* name, Index3 grid, Index3 block, std::size_t shared_bytes, void (*body)(const void*),
-           const void* context);
+int launch(const char *name, Index3 grid, Index3 block, std::size_t shared_bytes, void (*body)(const void *), const void *context);
 
 // ---- for the intrinsics ---------------------------------------------------------------------------------------------
 
 /// Leaves the kernel with an error; `what` says the operation and the complaint. Does not return.
-[[noreturn]] void fail(Error error, Site site, const char* what);
+[[noreturn]] void fail(Error error, Site site, const char *what);
 
 /// Waits for all threads of the block that have not ended.
 void barrier(Site site);
@@ -112,37 +101,37 @@ void fence();
 
 /// An operation of a whole warp: the last lane to arrive runs `operation` over the 32 arguments.
 struct Collective {
-    const char* name;
-    void (*operation)(void** arguments, Site site);
+    const char *name;
+    void (*operation)(void **arguments, Site site);
     bool orders_memory;
 };
 
 /// Waits until all 32 lanes brought an argument to the same collective at the same line, and it is done.
-void meet(const Collective& collective, Site site, void* argument);
+void meet(const Collective &collective, Site site, void *argument);
 
 /// A copy that was asked for and has not landed.
 struct Copy {
-    void* to;
-    const void* from;  ///< null: write zeros
+    void *to;
+    const void *from; ///< null: write zeros
     int bytes;
 };
 
 /// Keeps a copy for later; false when this one is to land at once.
-bool defer_copy(const Copy& copy, Site site);
+bool defer_copy(const Copy &copy, Site site);
 /// Closes the thread's group of copies.
 void commit_copies(Site site);
 /// Takes one copy of all but the newest `keep` groups; false when none is left.
-bool next_landing(int keep, Copy& copy);
+bool next_landing(int keep, Copy &copy);
 
 /// Argument of the ldmatrix collectives.
 struct MatrixArgument {
-    uint32_t* registers;
-    const void* row;
+    uint32_t *registers;
+    const void *row;
 };
 /// Argument of the mma collectives; c is float[4] or int32_t[4].
 struct MmaArgument {
-    void* c;
-    const uint32_t* a;
+    void *c;
+    const uint32_t *a;
     uint32_t b0, b1;
 };
 /// Argument of shuffles (parameter: lane, mask or distance) and votes; the result replaces the value.
@@ -151,7 +140,7 @@ struct ExchangeArgument {
     int parameter;
 };
 
-extern const Collective kSyncWarp, kLdmatrixX1, kLdmatrixX2, kLdmatrixX4, kLdmatrixX1Trans, kLdmatrixX2Trans,
-    kLdmatrixX4Trans, kMmaF16, kMmaBf16, kMmaS8, kShuffle, kShuffleXor, kShuffleUp, kShuffleDown, kBallot, kAny, kAll;
+extern const Collective kSyncWarp, kLdmatrixX1, kLdmatrixX2, kLdmatrixX4, kLdmatrixX1Trans, kLdmatrixX2Trans, kLdmatrixX4Trans, kMmaF16, kMmaBf16,
+    kMmaS8, kShuffle, kShuffleXor, kShuffleUp, kShuffleDown, kBallot, kAny, kAll;
 
-}  // namespace simt
+} // namespace simt
