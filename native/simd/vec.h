@@ -7,6 +7,8 @@
 //   F32x16   zero set load load_partial store store_partial  + - *  fma(a,b,c) = a*b+c  min max  reduce_add reduce_max  exp
 //            load_f16 load_bf16 (and _partial, store_)        lanes beyond a partial count read as 0
 //   I32x16   zero set load + -  to_f32
+//   order_key(x): signed integers in the order of the floats, -0 as +0 and every NaN below -infinity
+//   lanes_greater(a, b), lanes_equal(a, b): bit l is the answer of lane l
 //   U8x64    64 bytes, four to a lane: load, low_nibbles, high_nibbles, exclusive or
 //   dot_u8s8(sum, u, s4): lane l: sum + u[4l]*s[0] + ... + u[4l+3]*s[3], exact when every pair sum u*s + u*s fits 16 bits signed
 //   dot_s8s8(sum, a, s4): the same for signed a, -127 ... 127 (exact)

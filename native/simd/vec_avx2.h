@@ -145,6 +145,21 @@ inline void store_s8(std::int8_t *p, I32x16 x) {
     }
 }
 
+inline __m256i order_key_half(__m256 x) {
+    const __m256i bits = _mm256_castps_si256(_mm256_add_ps(x, _mm256_setzero_ps()));
+    const __m256i key = _mm256_xor_si256(bits, _mm256_srli_epi32(_mm256_srai_epi32(bits, 31), 1));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(key, _mm256_set1_epi32(INT32_MIN), nan);
+}
+inline I32x16 order_key(F32x16 x) { return {order_key_half(x.a), order_key_half(x.b)}; }
+inline std::uint32_t lane_bits(__m256i a, __m256i b) {
+    const int low = _mm256_movemask_ps(_mm256_castsi256_ps(a));
+    const int high = _mm256_movemask_ps(_mm256_castsi256_ps(b));
+    return static_cast<std::uint32_t>(low | (high << 8));
+}
+inline std::uint32_t lanes_greater(I32x16 x, I32x16 y) { return lane_bits(_mm256_cmpgt_epi32(x.a, y.a), _mm256_cmpgt_epi32(x.b, y.b)); }
+inline std::uint32_t lanes_equal(I32x16 x, I32x16 y) { return lane_bits(_mm256_cmpeq_epi32(x.a, y.a), _mm256_cmpeq_epi32(x.b, y.b)); }
+
 struct U8x64 {
     __m256i a;
     __m256i b;

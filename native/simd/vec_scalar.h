@@ -84,6 +84,17 @@ inline I32x16 load_s8(const std::int8_t *p) { I32x16 r; LANES r.v[i] = p[i]; ret
 inline I32x16 load_u8(const std::uint8_t *p) { I32x16 r; LANES r.v[i] = p[i]; return r; }
 inline void store_s8(std::int8_t *p, I32x16 a) { LANES p[i] = static_cast<std::int8_t>(a.v[i]); }
 
+inline I32x16 order_key(F32x16 x) {
+    I32x16 r;
+    LANES {
+        const auto bits = static_cast<std::int32_t>(f32_to_bits(x.v[i] + 0.0F));
+        r.v[i] = x.v[i] != x.v[i] ? INT32_MIN : bits < 0 ? bits ^ 0x7fffffff : bits;
+    }
+    return r;
+}
+inline std::uint32_t lanes_greater(I32x16 a, I32x16 b) { std::uint32_t r = 0; LANES r |= (a.v[i] > b.v[i] ? 1U : 0U) << i; return r; }
+inline std::uint32_t lanes_equal(I32x16 a, I32x16 b) { std::uint32_t r = 0; LANES r |= (a.v[i] == b.v[i] ? 1U : 0U) << i; return r; }
+
 struct U8x64 {
     std::uint8_t v[64];
     static U8x64 load(const void *p) { U8x64 r; std::memcpy(r.v, p, 64); return r; }
