@@ -202,6 +202,7 @@ run_tests() {
   native_tests native "$NATIVE" "$filter"
   managed_tests "$filter"
   if [[ -z $filter ]]; then
+    step 'record' strata verify --device simt --record "$STRATA_BUILD/calls.bin"
     native asan "$STRATA_BUILD/native-asan"
     native_tests asan "$STRATA_BUILD/native-asan"
     native tsan "$STRATA_BUILD/native-tsan"

@@ -1,11 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 # Native self tests: GoogleTest, where it is installed. What the ABI promises is tested from C#.
+enable_testing()
+
+# Recorded calls of every op, replayed under the sanitizers: all of them under the address sanitizer, the tiny ones under the thread sanitizer.
+if(STRATA_SANITIZE)
+  add_executable(replay ${CMAKE_CURRENT_LIST_DIR}/replay.cpp)
+  target_link_libraries(replay PRIVATE strata_options strata dl)
+  set(STRATA_CALLS ${CMAKE_BINARY_DIR}/../calls.bin)
+  if(STRATA_SANITIZE STREQUAL "thread")
+    set(STRATA_REPLAY_TAG tiny)
+  endif()
+  if(TARGET strata_simt)
+    add_dependencies(replay strata_simt)
+    add_test(NAME replay_simt COMMAND replay ${STRATA_CALLS} simt ${STRATA_REPLAY_TAG})
+  endif()
+  foreach(isa scalar avx2 avx512 avx512vnni)
+    add_test(NAME replay_cpu_${isa} COMMAND replay ${STRATA_CALLS} cpu ${isa} ${STRATA_REPLAY_TAG})
+  endforeach()
+  get_property(STRATA_REPLAYS DIRECTORY PROPERTY TESTS)
+  set_tests_properties(${STRATA_REPLAYS} PROPERTIES SKIP_RETURN_CODE 77)
+endif()
+
 find_package(GTest QUIET)
 if(NOT GTest_FOUND)
   message(STATUS "tests: GoogleTest is not installed (apt install libgtest-dev); the native self tests are left out")
   return()
 endif()
-enable_testing()
 
 if(TARGET strata_simt_executor)
   add_executable(simt_selftest ${CMAKE_CURRENT_LIST_DIR}/simt_selftest.cpp ${CMAKE_CURRENT_LIST_DIR}/simt_bugs_test.cpp

@@ -22,6 +22,7 @@ public sealed unsafe class DeviceBuffer : IDisposable
         Bytes = bytes;
         _data = (nint)Native.strata_buffer_data(buffer);
         _handle = new BufferHandle(device.Handle, buffer);
+        CallRecorder.Active?.Allocated(_data, bytes);
     }
 
     /// <summary>The device that the memory belongs to.</summary>
@@ -81,7 +82,11 @@ public sealed unsafe class DeviceBuffer : IDisposable
     public void Fill(byte value, StrataStream? stream = null) => Device.Fill(Pointer, value, Bytes, stream);
 
     /// <summary>Frees the memory. On a GPU work that still uses it must be done: synchronise its stream first.</summary>
-    public void Dispose() => _handle.Dispose();
+    public void Dispose()
+    {
+        CallRecorder.Active?.Freed(_data);
+        _handle.Dispose();
+    }
 
     private void CheckRange(long offset, long length)
     {

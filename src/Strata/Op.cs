@@ -25,6 +25,11 @@ public unsafe ref struct OpInvocation
     internal nuint ScratchBytes;
     internal void* Stream;
 
+    private (nint Start, long Bytes) _auxiliary;
+
+    /// <summary>Tells a recording of host memory that the argument block points to and that is no buffer of the device.</summary>
+    internal void Auxiliary(void* start, long bytes) => _auxiliary = ((nint)start, bytes);
+
     /// <summary>Calls the function of the verb with the native argument block.</summary>
     internal int Call<TArgs>(TArgs* args,
         delegate*<strata_context*, TArgs*, int> supported,
@@ -35,6 +40,7 @@ public unsafe ref struct OpInvocation
         switch (Which)
         {
             case Verb.Supported: return supported(context, args);
+            case Verb.Run when CallRecorder.Active is { } recorder: return Record(recorder, args, run);
             case Verb.Run: return run(context, args, Scratch, ScratchBytes, Stream);
             default:
                 nuint bytes = 0;
@@ -42,6 +48,14 @@ public unsafe ref struct OpInvocation
                 ScratchBytes = bytes;
                 return status;
         }
+    }
+
+    private readonly int Record<TArgs>(CallRecorder recorder, TArgs* args, delegate*<strata_context*, TArgs*, void*, nuint, void*, int> run) where TArgs : unmanaged
+    {
+        Device device = Device;
+        (nint context, nint scratch, nuint bytes, nint stream) = ((nint)device.Handle.Pointer, (nint)Scratch, ScratchBytes, (nint)Stream);
+        return recorder.Record(device, args, Scratch, _auxiliary.Bytes > 0 ? [_auxiliary] : [],
+            () => run((strata_context*)context, args, (void*)scratch, bytes, (void*)stream));
     }
 }
 
