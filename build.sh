@@ -257,11 +257,18 @@ check_tidy() {
 strata() { "$MANAGED/bin/Strata.Cli/release/strata" "$@"; }
 
 pack() {
+  local packages=$STRATA_BUILD/packages stripped=$STRATA_BUILD/native-stripped library
   build
-  step 'pack' dotnet pack Kernels.sln -c Release --no-build --nologo -o "$STRATA_BUILD/packages"
-  step 'package test' bash tests/Strata.Tests.Package/run.sh "$STRATA_BUILD/packages"
-  say "packages are in $STRATA_BUILD/packages:"
-  ls -1 "$STRATA_BUILD/packages" >&2
+  rm -rf "$packages" "$stripped"
+  mkdir -p "$packages" "$stripped"
+  for library in libstrata libstrata_cuda; do
+    if [[ -f $NATIVE/$library.so ]]; then strip --strip-unneeded -o "$stripped/$library.so" "$NATIVE/$library.so"; fi
+  done
+  step 'pack' dotnet pack Kernels.sln -c Release --nologo -o "$packages"
+  step 'package test' bash tests/Strata.Tests.Package/run.sh "$packages"
+  tail -n 1 "$LOGS/package-test.log" >&2
+  say "packages are in $packages:"
+  (cd "$packages" && du -h -- *.nupkg) >&2
 }
 
 verb=${1:-help}
