@@ -3,8 +3,8 @@
 // STRATA_SIMT_TSAN says that the rest is compiled with it.
 #include "fiber.h"
 
+#include <cstdlib>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #if !defined(__x86_64__)
 #error "the simt device switches fibers by x86-64 code; build with STRATA_SIMT=OFF on other machines"
@@ -67,64 +67,75 @@ constexpr int kSavedRegisters = 6;
 
 #if defined(STRATA_SIMT_TSAN)
 constexpr unsigned kSwitchWithoutOrdering = 1;
-constexpr bool kGuards = false; // renew() maps all stacks anew by one call
+// Making a fiber known costs a millisecond, so they are kept. Of this many blocks in succession no two share one, which
+// would order them and hide their races.
+constexpr int kRounds = 3;
 #else
-constexpr bool kGuards = true;
+constexpr int kRounds = 1;
 #endif
+
+std::size_t stack_offset(int slot) { return static_cast<std::size_t>(slot) * (kStackBytes + kGuardBytes); }
 
 void begin_switch([[maybe_unused]] Fiber &from, [[maybe_unused]] Fiber &to, [[maybe_unused]] bool from_ends) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(from_ends ? nullptr : &from.sanitizer_stack, to.stack, to.stack_bytes);
 #endif
 #if defined(STRATA_SIMT_TSAN)
-    __tsan_switch_to_fiber(to.sanitizer_fiber, kSwitchWithoutOrdering);
+    __tsan_switch_to_fiber(*to.sanitizer_fiber, kSwitchWithoutOrdering);
 #endif
 }
 
 } // namespace
 
-FiberStacks::~FiberStacks() {
-    if (base_ != nullptr) munmap(base_, mapped_);
+FiberStacks::~FiberStacks() { release(); }
+
+void FiberStacks::release() {
+    if (base_ == nullptr) return;
+#if defined(STRATA_SIMT_TSAN)
+    for (int i = 0; i < kRounds * count_; ++i)
+        if (sanitizer_fibers_[i] != nullptr) __tsan_destroy_fiber(sanitizer_fibers_[i]);
+#endif
+    std::free(sanitizer_fibers_);
+    munmap(base_, mapped_);
+    base_ = nullptr;
+    count_ = 0;
 }
 
 bool FiberStacks::reserve(int count) {
     if (count <= count_) return true;
-    const std::size_t bytes = static_cast<std::size_t>(count) * (kStackBytes + kGuardBytes);
-    void *mapping = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapping == MAP_FAILED) return false;
-    auto *base = static_cast<unsigned char *>(mapping);
-    for (int i = 0; kGuards && i < count; ++i) {
-        if (mprotect(base + static_cast<std::size_t>(i) * (kStackBytes + kGuardBytes), kGuardBytes, PROT_NONE) != 0) {
-            munmap(mapping, bytes);
+    release();
+    const int slots = kRounds * count;
+    mapped_ = stack_offset(slots);
+    sanitizer_fibers_ = static_cast<void **>(std::calloc(static_cast<std::size_t>(slots), sizeof(void *)));
+    if (sanitizer_fibers_ == nullptr) return false;
+    void *mapping = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapping == MAP_FAILED) {
+        std::free(sanitizer_fibers_);
+        return false;
+    }
+    base_ = static_cast<unsigned char *>(mapping);
+    count_ = count;
+    for (int i = 0; i < slots; ++i) {
+        if (mprotect(base_ + stack_offset(i), kGuardBytes, PROT_NONE) != 0) {
+            release();
             return false;
         }
     }
-    if (base_ != nullptr) munmap(base_, mapped_);
-    base_ = base;
-    mapped_ = bytes;
-    count_ = count;
     return true;
 }
 
-void FiberStacks::renew() {
-#if defined(STRATA_SIMT_TSAN)
-    // A fresh mapping has no history, so a stack that a later block reuses does not order that block after this one.
-    race_ignore_begin();
-    mmap(base_, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-    race_ignore_end();
-#endif
-}
-
-void FiberStacks::prepare(Fiber &fiber, int index, void (*entry)()) {
-    fiber.stack = base_ + static_cast<std::size_t>(index) * (kStackBytes + kGuardBytes) + kGuardBytes;
+void FiberStacks::prepare(Fiber &fiber, int index, uint32_t round, void (*entry)()) {
+    const int slot = static_cast<int>(round % kRounds) * count_ + index;
+    fiber.stack = base_ + stack_offset(slot) + kGuardBytes;
     fiber.stack_bytes = kStackBytes;
     fiber.sanitizer_stack = nullptr;
+    fiber.sanitizer_fiber = &sanitizer_fibers_[slot];
 #if defined(__SANITIZE_ADDRESS__)
     // Frames that never returned left their redzones behind.
     __asan_unpoison_memory_region(fiber.stack, fiber.stack_bytes);
 #endif
 #if defined(STRATA_SIMT_TSAN)
-    fiber.sanitizer_fiber = __tsan_create_fiber(0);
+    if (*fiber.sanitizer_fiber == nullptr) *fiber.sanitizer_fiber = __tsan_create_fiber(0);
 #endif
     // The switch pops the registers and returns into entry, which finds the stack as after a call from address 0.
     void **top = reinterpret_cast<void **>(fiber.stack + kStackBytes - 64);
@@ -134,16 +145,22 @@ void FiberStacks::prepare(Fiber &fiber, int index, void (*entry)()) {
     fiber.stack_pointer = top;
 }
 
-void FiberStacks::retire([[maybe_unused]] Fiber &fiber) {
+void FiberStacks::abandon([[maybe_unused]] Fiber &fiber, [[maybe_unused]] Fiber &os_thread, [[maybe_unused]] void *order) {
 #if defined(STRATA_SIMT_TSAN)
-    __tsan_destroy_fiber(fiber.sanitizer_fiber);
-    fiber.sanitizer_fiber = nullptr;
+    // In the fiber's name, because it will not come to say so itself. It is not kept: it is still inside its functions.
+    __tsan_switch_to_fiber(*fiber.sanitizer_fiber, kSwitchWithoutOrdering);
+    __tsan_release(order);
+    __tsan_switch_to_fiber(*os_thread.sanitizer_fiber, kSwitchWithoutOrdering);
+    __tsan_destroy_fiber(*fiber.sanitizer_fiber);
+    *fiber.sanitizer_fiber = nullptr;
 #endif
 }
 
 void adopt_os_thread([[maybe_unused]] Fiber &os_thread) {
 #if defined(STRATA_SIMT_TSAN)
-    os_thread.sanitizer_fiber = __tsan_get_current_fiber();
+    static thread_local void *current = nullptr;
+    current = __tsan_get_current_fiber();
+    os_thread.sanitizer_fiber = &current;
 #endif
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace simt {
 
@@ -12,7 +13,7 @@ struct Fiber {
     unsigned char *stack = nullptr; ///< lowest usable byte; null for the OS thread's own stack until it is known
     std::size_t stack_bytes = 0;
     void *sanitizer_stack = nullptr;
-    void *sanitizer_fiber = nullptr;
+    void **sanitizer_fiber = nullptr;
 };
 
 /// Equal stacks in one mapping, each with a page below it that must not be touched.
@@ -23,19 +24,21 @@ public:
     FiberStacks &operator=(const FiberStacks &) = delete;
     ~FiberStacks();
 
-    /// Makes room for `count` stacks; false when the system has no memory for them.
+    /// Makes room for `count` fibers at a time; false when the system has no memory for them. None may be running.
     bool reserve(int count);
-    /// Forgets what ran on the stacks before, as far as a sanitizer remembers it.
-    void renew();
-    /// Lets the fiber begin `entry` on stack `index` when it is switched to. `entry` never returns.
-    void prepare(Fiber &fiber, int index, void (*entry)());
-    /// Ends what prepare() began; the fiber is not running.
-    void retire(Fiber &fiber);
+    /// Lets the fiber begin `entry` on its stack when it is switched to. `entry` never returns. `round` counts the blocks:
+    /// the race detector takes what runs on one stack in successive rounds for one thread, so it gets several in turn.
+    void prepare(Fiber &fiber, int index, uint32_t round, void (*entry)());
+    /// Ends a prepared fiber that did not run to its end; its accesses become visible to who acquires `order`.
+    void abandon(Fiber &fiber, Fiber &os_thread, void *order);
 
 private:
+    void release();
+
     unsigned char *base_ = nullptr;
     std::size_t mapped_ = 0;
     int count_ = 0;
+    void **sanitizer_fibers_ = nullptr; ///< one for each stack, made when first needed
 };
 
 /// Describes the OS thread that calls, so that fibers can switch back to it.

@@ -132,6 +132,7 @@ private:
     Fiber os_thread_;
     FiberStacks stacks_;
     int capacity_ = 0;
+    uint32_t round_ = 0;
     Array<ThreadState> threads_;
     Array<WarpState> warps_;
     Array<int> runnable_;
@@ -245,7 +246,6 @@ int Executor::run_block(Index3 index) {
     }
     block_.shared = static_cast<unsigned char *>(shared);
 
-    stacks_.renew();
     for (int i = 0; i < thread_count_; ++i) {
         ThreadState &thread = threads_[i];
         const Index3 size = block_.threads;
@@ -255,7 +255,7 @@ int Executor::run_block(Index3 index) {
         thread.ended = false;
         thread.open_group = 0;
         thread.first_copy = thread.copies = 0;
-        stacks_.prepare(thread.fiber, i, thread_entry);
+        stacks_.prepare(thread.fiber, i, round_, thread_entry);
         runnable_[i] = i;
     }
     for (int w = 0; w < thread_count_ / kWarp; ++w) warps_[w] = WarpState{};
@@ -268,7 +268,9 @@ int Executor::run_block(Index3 index) {
     switch_fiber(os_thread_, me().fiber);
     self = nullptr;
 
-    for (int i = 0; i < thread_count_; ++i) stacks_.retire(threads_[i].fiber);
+    ++round_;
+    for (int i = 0; i < thread_count_; ++i)
+        if (!threads_[i].ended) stacks_.abandon(threads_[i].fiber, os_thread_, &end_order_);
     race_ignore_begin();
     std::free(shared);
     race_ignore_end();

@@ -14,8 +14,8 @@ std::atomic<int> races{0};
 
 #if defined(__SANITIZE_THREAD__)
 // Called by the thread sanitizer for each report. Its exit code would fail the runs whose races are wanted.
-extern "C" void __tsan_on_report(const void *) { races.fetch_add(1); }
-extern "C" const char *__tsan_default_options() { return "exitcode=0:report_signal_unsafe=0"; }
+extern "C" __attribute__((visibility("default"))) void __tsan_on_report(const void *) { races.fetch_add(1); }
+extern "C" __attribute__((visibility("default"))) const char *__tsan_default_options() { return "exitcode=0:report_signal_unsafe=0"; }
 #endif
 
 int reported_races() { return races.load(); }
