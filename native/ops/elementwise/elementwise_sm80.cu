@@ -5,7 +5,7 @@
 // Bound    bytes: 3 sizeof(a) an element.
 // Split    one thread takes a chunk of kChunk neighbouring elements of a row; grid-stride over all chunks.
 #include "cuda/elements.cuh"
-#include "cuda/launch.h"
+#include "cuda/op_gpu.h"
 #include "ops/elementwise/elementwise.h"
 
 namespace strata {
@@ -15,11 +15,11 @@ namespace {
 constexpr int kThreads = 128;
 
 struct ElementwiseParams {
-    const void* a;
-    const void* b;
-    void* y;
-    int64_t a_row, b_row, y_row;  // strides, elements
-    int64_t n, chunks, work;      // chunks of a row; chunks of all rows
+    const void *a;
+    const void *b;
+    void *y;
+    int64_t a_row, b_row, y_row; // strides, elements
+    int64_t n, chunks, work;     // chunks of a row; chunks of all rows
     int32_t dtype, function;
     bool a_wide, b_wide, y_wide;
 };
@@ -56,11 +56,11 @@ GPU_KERNEL(kThreads, 8) elementwise_kernel(ElementwiseParams p) {
     }
 }
 
-}  // namespace
+} // namespace
 
-Status elementwise_gpu(Exec& exec, const void* problem) {
-    const auto& p = *static_cast<const ElementwiseProblem*>(problem);
-    exec.impl = "elementwise/sm80";
+Status elementwise_gpu(Exec &exec, const void *problem) {
+    const auto &p = *static_cast<const ElementwiseProblem *>(problem);
+    exec.impl = GPU_IMPL_NAME("elementwise");
     if (exec.dry_run || p.rows == 0 || p.n == 0) return STRATA_OK;
     ElementwiseParams params{};
     params.a = p.a.data;
@@ -78,7 +78,7 @@ Status elementwise_gpu(Exec& exec, const void* problem) {
     params.b_wide = wide_rows(p.b);
     params.y_wide = wide_rows(p.y);
     const int grid = grid_blocks(params.work, kThreads, exec.multiprocessors);
-    return launch_status("elementwise", GPU_LAUNCH(elementwise_kernel, grid, kThreads, 0, exec.stream, params));
+    return launched("elementwise", GPU_LAUNCH(elementwise_kernel, grid, kThreads, 0, exec.stream, params));
 }
 
-}  // namespace strata
+} // namespace strata

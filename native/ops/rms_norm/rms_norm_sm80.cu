@@ -7,14 +7,14 @@
 // thread's chunks ascending,
 //          lanes of a warp, warps ascending.
 #include "cuda/elements.cuh"
-#include "cuda/launch.h"
+#include "cuda/op_gpu.h"
 #include "ops/rms_norm/rms_norm.h"
 
 namespace strata {
 
 namespace {
 
-constexpr int kThreads = 256;  // 2048 elements a pass: one pass of a 135M model's row, two of an 8B model's
+constexpr int kThreads = 256; // 2048 elements a pass: one pass of a 135M model's row, two of an 8B model's
 constexpr int kWarps = kThreads / gpu::kWarpSize;
 
 struct RmsNormSmem {
@@ -22,10 +22,10 @@ struct RmsNormSmem {
 };
 
 struct RmsNormParams {
-    const void* x;
-    const float* weight;
-    void* y;
-    int64_t x_row, y_row;  // strides, elements
+    const void *x;
+    const float *weight;
+    void *y;
+    int64_t x_row, y_row; // strides, elements
     int64_t rows, n;
     float epsilon;
     int32_t x_dtype, y_dtype;
@@ -33,20 +33,20 @@ struct RmsNormParams {
 };
 
 // The sum over the block, in every thread.
-GPU_DEVICE float block_sum(float value, RmsNormSmem& smem) {
+GPU_DEVICE float block_sum(float value, RmsNormSmem &smem) {
     const float warp_sum = gpu::warp_reduce_add(value);
     if (gpu::lane_id() == 0) smem.sums[gpu::warp_id()] = warp_sum;
     gpu::sync_threads();
     float sum = 0.0f;
     GPU_UNROLL
     for (int warp = 0; warp < kWarps; ++warp) sum += smem.sums[warp];
-    gpu::sync_threads();  // the next row writes the sums again
+    gpu::sync_threads(); // the next row writes the sums again
     return sum;
 }
 
 GPU_KERNEL(kThreads, 4) rms_norm_kernel(RmsNormParams p) {
     GPU_DYNAMIC_SMEM(raw);
-    RmsNormSmem& smem = *reinterpret_cast<RmsNormSmem*>(raw);
+    RmsNormSmem &smem = *reinterpret_cast<RmsNormSmem *>(raw);
     for (int64_t row = gpu::block_x(); row < p.rows; row += gpu::grid_dim_x()) {
         const int64_t x = row * p.x_row;
         const int64_t y = row * p.y_row;
@@ -71,15 +71,15 @@ GPU_KERNEL(kThreads, 4) rms_norm_kernel(RmsNormParams p) {
     }
 }
 
-}  // namespace
+} // namespace
 
-Status rms_norm_gpu(Exec& exec, const void* problem) {
-    const auto& p = *static_cast<const RmsNormProblem*>(problem);
-    exec.impl = "rms_norm/sm80";
+Status rms_norm_gpu(Exec &exec, const void *problem) {
+    const auto &p = *static_cast<const RmsNormProblem *>(problem);
+    exec.impl = GPU_IMPL_NAME("rms_norm");
     if (exec.dry_run || p.rows == 0 || p.n == 0) return STRATA_OK;
     RmsNormParams params{};
     params.x = p.x.data;
-    params.weight = static_cast<const float*>(p.weight.data);
+    params.weight = static_cast<const float *>(p.weight.data);
     params.y = p.y.data;
     params.x_row = p.x.stride[0];
     params.y_row = p.y.stride[0];
@@ -92,8 +92,7 @@ Status rms_norm_gpu(Exec& exec, const void* problem) {
     params.y_wide = wide_rows(p.y);
     params.weight_wide = wide_rows(p.weight);
     const int grid = grid_blocks(p.rows, 1, exec.multiprocessors);
-    return launch_status("rms_norm",
-                         GPU_LAUNCH(rms_norm_kernel, grid, kThreads, sizeof(RmsNormSmem), exec.stream, params));
+    return launched("rms_norm", GPU_LAUNCH(rms_norm_kernel, grid, kThreads, sizeof(RmsNormSmem), exec.stream, params));
 }
 
-}  // namespace strata
+} // namespace strata

@@ -8,7 +8,7 @@
 // angle, the only
 //          arithmetic that counts, is computed once for them; neighbouring threads take neighbouring channels.
 #include "cuda/elements.cuh"
-#include "cuda/launch.h"
+#include "cuda/op_gpu.h"
 #include "cuda/rope.cuh"
 #include "ops/rope/rope.h"
 
@@ -69,7 +69,7 @@ GPU_KERNEL(kThreads, 8) rope_kernel(RopeParams p) {
 
 Status rope_gpu(Exec &exec, const void *problem) {
     const auto &p = *static_cast<const RopeProblem *>(problem);
-    exec.impl = "rope/sm80";
+    exec.impl = GPU_IMPL_NAME("rope");
     if (exec.dry_run || p.tokens == 0 || p.heads == 0) return STRATA_OK;
     RopeParams params{};
     params.x = p.x.data;
@@ -87,7 +87,7 @@ Status rope_gpu(Exec &exec, const void *problem) {
     params.work = p.tokens * params.head_groups * params.slots;
     params.table = rope_table(p.rope);
     const int grid = grid_blocks(params.work, kThreads, exec.multiprocessors);
-    return launch_status("rope", GPU_LAUNCH(rope_kernel, grid, kThreads, 0, exec.stream, params));
+    return launched("rope", GPU_LAUNCH(rope_kernel, grid, kThreads, 0, exec.stream, params));
 }
 
 } // namespace strata
