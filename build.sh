@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every verb of the project. Each one does what it needs first, so each works as the first command on a fresh clone.
 set -euo pipefail
+CALLER=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ROOT=$PWD
 export STRATA_BUILD=${STRATA_BUILD:-$ROOT/build}
@@ -131,16 +132,18 @@ build() {
   mv "$STRATA_BUILD/building" "$STRATA_BUILD/built"
 }
 
-# Builds only if a source is newer than the last complete build.
+# Builds only if a source is newer than the last complete build, or another nvcc is there.
 build_if_stale() {
   local stamp=$STRATA_BUILD/built
-  if [[ -f $stamp && -z $(find native src bindings bench CMakeLists.txt Directory.*.* VERSION -newer "$stamp" -print -quit) ]]; then return; fi
+  find_cuda || true
+  if [[ -f $stamp && -f $NATIVE/libstrata.so && $(cat "$NATIVE/.nvcc" 2>/dev/null) == "${CUDACXX:-}" &&
+    -z $(find native src bindings bench tests CMake* Directory.* VERSION global.json .editorconfig -newer "$stamp" -print -quit) ]]; then return; fi
   build
 }
 
 gen() {
   deps
-  step 'generator' dotnet build bindings/Strata.BindGen -c Release -v q --nologo
+  step 'generator' dotnet build bindings/Strata.BindGen -c Release -v q --nologo || return
   "$MANAGED/bin/Strata.BindGen/release/Strata.BindGen" "$@"
 }
 
@@ -198,7 +201,7 @@ managed_tests() {
 
 run_tests() {
   local filter=${1:-}
-  build
+  build_if_stale
   native_tests native "$NATIVE" "$filter"
   managed_tests "$filter"
   if [[ -z $filter ]]; then
@@ -220,7 +223,7 @@ run_tests() {
 
 check() {
   local failures=0
-  build
+  build_if_stale
   try() {
     local name=$1
     shift
@@ -254,11 +257,20 @@ check_tidy() {
 
 # ---------------------------------------------------------------- verbs
 
-strata() { "$MANAGED/bin/Strata.Cli/release/strata" "$@"; }
+# The tool, where the caller stands, so that relative paths mean what they say.
+strata() { (cd "$CALLER" && exec "$MANAGED/bin/Strata.Cli/release/strata" "$@"); }
+
+# The library at work on MODEL, $STRATA_MODEL or the small model of the tests.
+run_demo() {
+  local model=${1:-${STRATA_MODEL:-}}
+  build_if_stale
+  if [[ -n $model ]]; then model=$(cd "$CALLER" && realpath -m -- "$model"); fi
+  bash bench/demo.sh "$MANAGED/bin/Strata.Cli/release/strata" "$model"
+}
 
 pack() {
   local packages=$STRATA_BUILD/packages stripped=$STRATA_BUILD/native-stripped library
-  build
+  build_if_stale
   rm -rf "$packages" "$stripped"
   mkdir -p "$packages" "$stripped"
   for library in libstrata libstrata_cuda; do
@@ -279,7 +291,7 @@ case $verb in
   build) build ;;
   test) run_tests "$@" ;;
   check) check ;;
-  run) build_if_stale >&2; bash bench/demo.sh "$MANAGED/bin/Strata.Cli/release/strata" "${1:-${STRATA_MODEL:-}}" ;;
+  run) run_demo "$@" ;;
   strata) build_if_stale >&2; strata "$@" ;;
   bench) build_if_stale >&2; strata bench "$@" ;;
   pack) pack ;;
