@@ -144,6 +144,9 @@ public abstract class OpRun : IDisposable
     /// <summary>The bytes of all outputs of the last run, valid regions only, for bitwise comparisons.</summary>
     public abstract byte[] Outputs();
 
+    /// <summary>Bytes of device memory that the run owns.</summary>
+    public long OwnedBytes => _owned.Sum(o => o switch { DeviceBuffer buffer => buffer.Bytes, DeviceArray array => array.Buffer.Bytes, _ => 0 });
+
     /// <summary>Remembers something to dispose of.</summary>
     /// <typeparam name="T">Its type.</typeparam>
     /// <param name="owned">What.</param>

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// `strata bench`: times the ops' cases against the limits that the machine shows in the same run.
+
+using System.Globalization;
+using System.Text.Json;
+using Spectre.Console;
+using Strata.Reference;
+
+namespace Strata.Runner;
+
+/// <summary>The engine of `strata bench`.</summary>
+public static class BenchRunner
+{
+    /// <summary>Seconds of timing a row.</summary>
+    private const double FullSeconds = 1, QuickSeconds = 0.2;
+
+    /// <summary>Times the cases and prints a table or a JSON document. An op that disagrees with the reference is not timed.</summary>
+    /// <param name="options">What to time.</param>
+    /// <param name="output">Gets the table or the document, nothing else.</param>
+    /// <param name="log">Gets the progress and what was refused.</param>
+    /// <param name="cancel">Ends the run early.</param>
+    /// <returns>0, or 1 if a case was refused.</returns>
+    /// <exception cref="StrataException">An op, case or device that is not there.</exception>
+    /// <exception cref="OperationCanceledException">The run was ended early.</exception>
+    public static int Run(BenchOptions options, TextWriter output, TextWriter log, CancellationToken cancel = default) =>
+        Run(options, OpHarness.All, output, log, cancel);
+
+    internal static int Run(BenchOptions options, IReadOnlyList<OpHarness> harnesses, TextWriter output, TextWriter log, CancellationToken cancel = default)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        var display = new Display(output, log);
+        List<(OpHarness Harness, OpCase Case)> work = Select(options, harnesses);
+        using Targets targets = Targets.Open(options.Device, options.Isa == "all" ? null : options.Isa, options.Isa == "all", options.Threads);
+        BenchReport report = Time(work, targets, options, display, cancel);
+        string json = JsonSerializer.Serialize(report, ReportJson.Default.BenchReport);
+        if (options.Out is not null) Save(options.Out, report, json, display);
+        if (options.Json) display.WriteLine(json);
+        else BenchTable.Print(report, display);
+        foreach (string refused in report.Refused ?? []) display.Log($"refused: {refused}");
+        return report.Refused is null ? 0 : 1;
+    }
+
+    private static List<(OpHarness Harness, OpCase Case)> Select(BenchOptions options, IReadOnlyList<OpHarness> harnesses)
+    {
+        if (options.Model is not null && options.Ops.Count == 0 && options.Case is null) return [];
+        string tag = options.Quick ? "quick" : "bench";
+        var work = Targets.Select("bench", harnesses, options.Ops)
+            .SelectMany(h => h.Cases.Select(c => (Harness: h, Case: c)))
+            .Where(w => options.Case is { } name ? w.Case.Name.Contains(name, StringComparison.Ordinal) : w.Case.Tags.Contains(tag))
+            .ToList();
+        if (work.Count == 0)
+        {
+            throw new StrataException(StrataStatus.Argument, options.Case is { } name
+                ? $"bench: no case of these ops has {name} in its name, must be at least one; see native/ops/<op>/cases.inc for the names"
+                : $"bench: these ops have no case with the tag {tag}, must be at least one; pick other ops or name a case");
+        }
+        return work;
+    }
+
+    private static BenchReport Time(List<(OpHarness Harness, OpCase Case)> work, Targets targets, BenchOptions options, Display display, CancellationToken cancel)
+    {
+        var rows = new List<BenchRow>();
+        var refused = new List<string>();
+        DeviceInfo info = Device.List().First(d => d.Id == options.Device);
+        int threads = options.Threads > 0 ? options.Threads : info.Threads;
+        double seconds = options.Seconds > 0 ? options.Seconds : options.Quick ? QuickSeconds : FullSeconds;
+        BenchLimits? reported = null;
+        display.WithProgress("bench", targets.Devices.Count * (work.Count + 1), progress =>
+        {
+            int done = 0;
+            foreach (Device device in targets.Devices)
+            {
+                progress("limits of the machine", done++);
+                Limits limits = Limits.Measure(device);
+                reported = limits.ToReport();
+                using var timer = new CaseTimer(device, seconds);
+                foreach ((OpHarness harness, OpCase opCase) in work)
+                {
+                    cancel.ThrowIfCancellationRequested();
+                    progress(opCase.ToString(), done++);
+                    try
+                    {
+                        rows.AddRange(TimeCase(harness, opCase, device, threads, timer, limits));
+                    }
+                    catch (RefusedException e)
+                    {
+                        refused.Add(e.Message);
+                    }
+                }
+            }
+        });
+        string date = DateTime.UtcNow.ToString("yyyy-MM-dd", CultureInfo.InvariantCulture);
+        var machine = new BenchMachine(info.Name, targets.Devices[^1].Isa, threads, date, reported!);
+        return new BenchReport(machine, rows, refused.Count == 0 ? null : refused);
+    }
+
+    private static IEnumerable<BenchRow> TimeCase(OpHarness harness, OpCase opCase, Device device, int threads, CaseTimer timer, Limits limits)
+    {
+        OpProblem problem = harness.Create(opCase, harness.Families[0], seed: 1);
+        (Quantiles cold, Quantiles warm) = timer.Time(harness, opCase, problem);
+        return [Row("cold", cold), Row("warm", warm)];
+
+        BenchRow Row(string state, Quantiles microseconds)
+        {
+            double time = microseconds.Median * 1e-6;
+            return new BenchRow(
+                opCase.Op, opCase.Name, device.Id, device.Isa, threads, state,
+                Statistics.Rounded(microseconds.Median), Statistics.Rounded(microseconds.P20), Statistics.Rounded(microseconds.P80),
+                Statistics.Rounded(problem.Bytes / time / 1e9), Statistics.Rounded(problem.Operations / time / 1e9),
+                limits.Share(problem.Bytes, problem.Operations, problem.Roof, time) is { } share ? Statistics.Rounded(share) : null,
+                Peer: null, Ratio: null);
+        }
+    }
+
+    private static void Save(string path, BenchReport report, string json, Display display)
+    {
+        if (Directory.Exists(path) || path.EndsWith('/'))
+        {
+            string machine = string.Concat(report.Machine.Name.Select(c => char.IsAsciiLetterOrDigit(c) ? char.ToLowerInvariant(c) : '-')).Trim('-');
+            path = Path.Combine(path, machine, $"{report.Machine.Date}.json");
+        }
+        if (Path.GetDirectoryName(Path.GetFullPath(path)) is { } folder) Directory.CreateDirectory(folder);
+        File.WriteAllText(path, json + "\n");
+        display.Log($"bench: wrote {path}");
+    }
+}
