@@ -57,7 +57,7 @@ internal sealed class ByteLevelEncoder : SegmentEncoder
         }
     }
 
-    public override byte[] TokenBytes(string token) => ByteAlphabet.Decode(token);
+    public override byte[] TokenBytes(string token, TokenType type) => ByteAlphabet.Decode(token);
 
     // A byte that the vocabulary does not have is left out, as in every tokenizer of this family without an unknown token.
     private void EncodeLong(ReadOnlySpan<char> piece, List<int> ids)

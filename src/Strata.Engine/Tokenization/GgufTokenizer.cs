@@ -7,13 +7,9 @@ using Strata.Engine.Gguf;
 namespace Strata.Engine.Tokenization;
 
 /// <summary>The tokenizer of a model file. Special tokens that are written out in a text become their ids; a beginning token is added only where the file asks for one.</summary>
-/// <remarks>Supported: byte-level BPE (`tokenizer.ggml.model` = gpt2) with the pre-tokenisers gpt-2 and smollm. Instances are safe for concurrent use.</remarks>
+/// <remarks>Supported: byte-level BPE (`tokenizer.ggml.model` = gpt2) with the pre-tokenisers gpt-2 and smollm, and SentencePiece BPE (llama). Instances are safe for concurrent use.</remarks>
 public sealed class GgufTokenizer
 {
-    private const int Ordinary = 1;
-    private const int Unknown = 2;
-    private const int Control = 3;
-    private const int UserDefined = 4;
     private readonly SegmentEncoder _encoder;
     private readonly SpecialTokens _specialTokens;
     private readonly byte[][] _bytes;
@@ -23,31 +19,26 @@ public sealed class GgufTokenizer
         string model = reader.GetString("tokenizer.ggml.model");
         string[] tokens = reader.FindStrings("tokenizer.ggml.tokens") ?? throw new StrataFormatException(
             "tokenizer: metadata key 'tokenizer.ggml.tokens' is missing, must be there; use a model file that carries its tokenizer");
-        int[] types = reader.FindInt32s("tokenizer.ggml.token_type") ?? [.. Enumerable.Repeat(Ordinary, tokens.Length)];
+        int[] types = reader.FindInt32s("tokenizer.ggml.token_type") ?? [.. Enumerable.Repeat((int)TokenType.Ordinary, tokens.Length)];
         if (tokens.Length == 0 || types.Length != tokens.Length)
         {
             throw new StrataFormatException(
                 $"tokenizer: the file has {tokens.Length} tokens and {types.Length} token types, must be one type per token and at least one token; convert the model again");
         }
 
-        var vocabulary = new Dictionary<string, int>(tokens.Length, StringComparer.Ordinal);
-        for (int id = 0; id < tokens.Length; id++)
-        {
-            vocabulary.TryAdd(tokens[id], id);
-        }
-
         _encoder = model switch
         {
-            "gpt2" => new ByteLevelEncoder(reader, vocabulary),
+            "gpt2" => new ByteLevelEncoder(reader, Vocabulary(tokens)),
+            "llama" => new SentencePieceEncoder(reader, tokens, types),
             _ => throw new StrataFormatException(
-                $"tokenizer: model 'tokenizer.ggml.model' is {GgufCursor.Quote(model)}, must be 'gpt2' (byte-level BPE); use a model with such a tokenizer"),
+                $"tokenizer: model 'tokenizer.ggml.model' is {GgufCursor.Quote(model)}, must be 'gpt2' (byte-level BPE) or 'llama' (SentencePiece BPE); use a model with such a tokenizer"),
         };
-        _specialTokens = new(tokens.Select((text, id) => (text, id)).Where(token => types[token.id] is Unknown or Control or UserDefined));
+        _specialTokens = new(tokens.Select((text, id) => (text, id)).Where(token => IsWrittenOut((TokenType)types[token.id])));
         _bytes = new byte[tokens.Length][];
         for (int id = 0; id < tokens.Length; id++)
         {
-            bool literal = types[id] is Unknown or Control or UserDefined;
-            _bytes[id] = literal ? Encoding.UTF8.GetBytes(tokens[id]) : _encoder.TokenBytes(tokens[id]);
+            var type = (TokenType)types[id];
+            _bytes[id] = IsWrittenOut(type) ? Encoding.UTF8.GetBytes(tokens[id]) : _encoder.TokenBytes(tokens[id], type);
         }
 
         int last = tokens.Length - 1;
@@ -125,6 +116,20 @@ public sealed class GgufTokenizer
         }
 
         return text.Append(decoder.Finish()).ToString();
+    }
+
+    private static bool IsWrittenOut(TokenType type) => type is TokenType.Unknown or TokenType.Control or TokenType.UserDefined;
+
+    // Where a text is there twice, the lower id is what it encodes to.
+    private static Dictionary<string, int> Vocabulary(string[] tokens)
+    {
+        var vocabulary = new Dictionary<string, int>(tokens.Length, StringComparer.Ordinal);
+        for (int id = 0; id < tokens.Length; id++)
+        {
+            vocabulary.TryAdd(tokens[id], id);
+        }
+
+        return vocabulary;
     }
 
     // Half surrogate pairs have no UTF-8, and encoders differ in what they make of them.

@@ -4,9 +4,9 @@ namespace Strata.Engine.Tokenization;
 
 internal abstract class SegmentEncoder
 {
-    // Appends the ids of text that holds no special token.
+    // Appends the ids of text that holds no special token; a special token or the start of the text is in front of it.
     public abstract void Encode(ReadOnlySpan<char> text, List<int> ids);
 
-    // The bytes that an ordinary token stands for.
-    public abstract byte[] TokenBytes(string token);
+    // The bytes that a token stands for which is not written out as itself.
+    public abstract byte[] TokenBytes(string token, TokenType type);
 }

@@ -196,6 +196,106 @@ internal sealed partial class TokenizerTests
         Assert.That(() => GgufTokenizer.Load(reader), Throws.TypeOf<StrataFormatException>());
     }
 
+    [Test]
+    public void SentencePieceMergesTheHighestScoreFromTheLeft()
+    {
+        GgufTokenizer tokenizer = SentencePiece(["<unk>", "<s>", "<0x41>", "\u2581", "a", "b", "ab", "ba", "\u2581\u2581", "bab", "\u2581a"], [0, 0, 0, -9, -9, -9, -1, -2, -3, -4, -0.5f]);
+
+        // The merge of highest score comes first although another begins further left.
+        Assert.That(tokenizer.Encode("bab"), Is.EqualTo(new[] { 3, 9 }));
+        Assert.That(tokenizer.Encode("a"), Is.EqualTo(new[] { 10 }));
+
+        // Of equal pairs the leftmost is first: two spaces, then one.
+        Assert.That(tokenizer.Encode("  "), Is.EqualTo(new[] { 8, 3 }));
+
+        // A byte token where there is one, else the unknown token, and special tokens in between.
+        Assert.That(tokenizer.Encode("AZ"), Is.EqualTo(new[] { 3, 2, 0 }));
+        Assert.That(tokenizer.Encode("b<s>a"), Is.EqualTo(new[] { 3, 5, 1, 10 }));
+        Assert.That(tokenizer.Encode(string.Empty), Is.Empty);
+        Assert.That(tokenizer.Decode([10, 2, 8]), Is.EqualTo(" aA  "));
+    }
+
+    [Test]
+    public void SentencePieceAgreesWithTheDefinition()
+    {
+        var random = new Random(3);
+        const string alphabet = "\u2581abc\u00e9";
+        string[] pieces = [.. Enumerable.Range(0, 400).Select(_ => RandomText(random, alphabet, random.Next(2, 6))).Concat(alphabet.Select(c => c.ToString())).Distinct()];
+        float[] scores = [.. pieces.Select(_ => -(float)random.Next(200))];
+        GgufTokenizer tokenizer = SentencePiece(pieces, scores);
+        for (int repeat = 0; repeat < 3000; repeat++)
+        {
+            string text = RandomText(random, " abc\u00e9", random.Next(1, 40));
+            Assert.That(tokenizer.Encode(text), Is.EqualTo(ExpectedMerges(text, pieces, scores)), text);
+        }
+    }
+
+    [TestCase("<0x-1>")]
+    [TestCase("<0xG0>")]
+    [TestCase("<0x100>")]
+    [TestCase("0x41")]
+    public void AByteTokenMustBeAByte(string token)
+    {
+        Assert.That(() => SentencePiece([token], [0], [6]), Throws.TypeOf<StrataFormatException>().With.Message.Contains("byte"));
+    }
+
+    [Test]
+    public void ScoresMustFitTheTokens()
+    {
+        Assert.That(() => SentencePiece(["a", "b"], [0]), Throws.TypeOf<StrataFormatException>());
+        Assert.That(() => SentencePiece(["a"], [float.NaN]), Throws.TypeOf<StrataFormatException>());
+        Assert.That(() => SentencePiece(["a"], [0], [1, 1]), Throws.TypeOf<StrataFormatException>());
+    }
+
+    // Plainly: merge the best pair, the leftmost on a tie, until there is none.
+    private static int[] ExpectedMerges(string text, string[] pieces, float[] scores)
+    {
+        List<string> symbols = [.. ("\u2581" + text.Replace(' ', '\u2581')).Select(c => c.ToString())];
+        while (true)
+        {
+            int best = -1;
+            float bestScore = float.NegativeInfinity;
+            for (int i = 0; i + 1 < symbols.Count; i++)
+            {
+                int piece = Array.IndexOf(pieces, symbols[i] + symbols[i + 1]);
+                if (piece >= 0 && scores[piece] > bestScore)
+                {
+                    (best, bestScore) = (i, scores[piece]);
+                }
+            }
+
+            if (best < 0)
+            {
+                return [.. symbols.Select(symbol => Array.IndexOf(pieces, symbol))];
+            }
+
+            symbols[best] += symbols[best + 1];
+            symbols.RemoveAt(best + 1);
+        }
+    }
+
+    private static string RandomText(Random random, string alphabet, int length) =>
+        new([.. Enumerable.Range(0, length).Select(_ => alphabet[random.Next(alphabet.Length)])]);
+
+    private static GgufTokenizer SentencePiece(string[] tokens, float[] scores, int[]? types = null)
+    {
+        types ??= [.. tokens.Select(token => token is "<unk>" ? 2 : token is "<s>" ? 3 : token.StartsWith("<0x", StringComparison.Ordinal) ? 6 : 1)];
+        var builder = new GgufBuilder();
+        builder.Pairs.Add(GgufBuilder.Pair("tokenizer.ggml.model", GgufValueType.Text, GgufBuilder.Text("llama")));
+        builder.Pairs.Add(GgufBuilder.Pair("tokenizer.ggml.tokens", GgufValueType.Array, Texts(tokens)));
+        builder.Pairs.Add(GgufBuilder.Pair("tokenizer.ggml.scores", GgufValueType.Array, Numbers(GgufValueType.F32, scores.Select(BitConverter.SingleToUInt32Bits))));
+        builder.Pairs.Add(GgufBuilder.Pair("tokenizer.ggml.token_type", GgufValueType.Array, Numbers(GgufValueType.I32, types.Select(type => (uint)type))));
+        builder.Pairs.Add(GgufBuilder.Pair("tokenizer.ggml.unknown_token_id", GgufValueType.U32, GgufBuilder.U32(0)));
+        using var reader = GgufReader.Open((ReadOnlySpan<byte>)builder.Build());
+        return GgufTokenizer.Load(reader);
+    }
+
+    private static byte[] Numbers(GgufValueType type, IEnumerable<uint> values)
+    {
+        uint[] all = [.. values];
+        return [.. GgufBuilder.U32((uint)type), .. GgufBuilder.U64((ulong)all.Length), .. all.SelectMany(GgufBuilder.U32)];
+    }
+
     private static void AddVocabulary(GgufBuilder builder, string model, string? rule, string[] tokens, string[] merges)
     {
         builder.Pairs.Add(GgufBuilder.Pair("tokenizer.ggml.model", GgufValueType.Text, GgufBuilder.Text(model)));

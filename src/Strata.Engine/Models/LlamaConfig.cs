@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// The shape of a Llama-architecture model as its file states it.
+using Strata.Engine.Gguf;
+
+namespace Strata.Engine.Models;
+
+/// <summary>Extents and constants of a Llama-architecture model.</summary>
+public sealed record LlamaConfig
+{
+    private const int MostLayers = 1024;
+    private const int MostHeads = 1024;
+    private const int MostChannels = 1 << 20;
+    private const int MostContext = 1 << 24;
+
+    /// <summary>Decoder blocks.</summary>
+    public required int Layers { get; init; }
+
+    /// <summary>Channels of the residual stream.</summary>
+    public required int Width { get; init; }
+
+    /// <summary>Channels inside the feed-forward part.</summary>
+    public required int FeedForward { get; init; }
+
+    /// <summary>Query heads.</summary>
+    public required int QueryHeads { get; init; }
+
+    /// <summary>KV heads; a divisor of <see cref="QueryHeads"/>.</summary>
+    public required int KvHeads { get; init; }
+
+    /// <summary>Channels of one head.</summary>
+    public required int HeadDim { get; init; }
+
+    /// <summary>Tokens that the model was trained to look back over.</summary>
+    public required int ContextLength { get; init; }
+
+    /// <summary>Added to the mean square under the root of RMSNorm.</summary>
+    public required float NormEpsilon { get; init; }
+
+    /// <summary>Base of the rotary frequencies.</summary>
+    public required float RopeBase { get; init; }
+
+    /// <summary>Channels of a head that rotate; even.</summary>
+    public required int RopeDims { get; init; }
+
+    /// <summary>Factor on positions before they rotate; 1 unless the file scales its context linearly.</summary>
+    public required float RopeScale { get; init; }
+
+    /// <summary>Reads the shape from the metadata.</summary>
+    /// <param name="reader">The file.</param>
+    /// <returns>The shape.</returns>
+    /// <exception cref="StrataFormatException">A value is missing or impossible, or the model is not one that this engine runs.</exception>
+    public static LlamaConfig Read(GgufReader reader)
+    {
+        ArgumentNullException.ThrowIfNull(reader);
+        string architecture = reader.GetString("general.architecture");
+        if (architecture is not "llama")
+        {
+            throw new StrataFormatException(
+                $"model: 'general.architecture' is {GgufCursor.Quote(architecture)}, must be 'llama'; use a model of the Llama architecture");
+        }
+
+        if (reader.FindInteger("llama.expert_count", 0, int.MaxValue) is > 0 and int experts)
+        {
+            throw new StrataFormatException($"model: 'llama.expert_count' is {experts}, must be 0; use a model without a mixture of experts");
+        }
+
+        int width = reader.GetInteger("llama.embedding_length", 1, MostChannels);
+        int queryHeads = reader.GetInteger("llama.attention.head_count", 1, MostHeads);
+        int kvHeads = reader.FindInteger("llama.attention.head_count_kv", 1, MostHeads) ?? queryHeads;
+        int headDim = reader.FindInteger("llama.attention.key_length", 1, MostChannels) ?? width / queryHeads;
+        int valueDim = reader.FindInteger("llama.attention.value_length", 1, MostChannels) ?? headDim;
+        int ropeDims = reader.FindInteger("llama.rope.dimension_count", 1, MostChannels) ?? headDim;
+        if (queryHeads % kvHeads != 0 || headDim == 0 || valueDim != headDim)
+        {
+            throw new StrataFormatException(
+                $"model: {queryHeads} query heads, {kvHeads} KV heads, key size {headDim} and value size {valueDim} is what the file has, must be a multiple of the KV heads and two equal sizes above 0; use a model of that form");
+        }
+
+        if (ropeDims > headDim || ropeDims % 2 != 0)
+        {
+            throw new StrataFormatException(
+                $"model: 'llama.rope.dimension_count' is {ropeDims}, must be even and at most the head size {headDim}; convert the model again");
+        }
+
+        return new LlamaConfig
+        {
+            Layers = reader.GetInteger("llama.block_count", 1, MostLayers),
+            Width = width,
+            FeedForward = reader.GetInteger("llama.feed_forward_length", 1, MostChannels),
+            QueryHeads = queryHeads,
+            KvHeads = kvHeads,
+            HeadDim = headDim,
+            ContextLength = reader.GetInteger("llama.context_length", 1, MostContext),
+            NormEpsilon = Positive(reader, "llama.attention.layer_norm_rms_epsilon", 1e-5f),
+            RopeBase = Positive(reader, "llama.rope.freq_base", 10_000f),
+            RopeDims = ropeDims,
+            RopeScale = ReadRopeScale(reader),
+        };
+    }
+
+    private static float ReadRopeScale(GgufReader reader)
+    {
+        string scaling = reader.FindString("llama.rope.scaling.type") ?? "none";
+        if (scaling is not ("none" or "linear") || reader.FindTensor("rope_freqs.weight") is not null)
+        {
+            string got = reader.FindTensor("rope_freqs.weight") is null ? GgufCursor.Quote(scaling) : "a table of frequencies";
+            throw new StrataFormatException($"model: rope scaling is {got}, must be 'none' or 'linear'; use a model with one of these");
+        }
+
+        return scaling is "linear" ? 1 / Positive(reader, "llama.rope.scaling.factor", 1f) : 1f;
+    }
+
+    private static float Positive(GgufReader reader, string key, float otherwise)
+    {
+        float value = reader.FindFloat(key) ?? otherwise;
+        return value > 0 ? value : throw new StrataFormatException($"model: {GgufCursor.Quote(key)} is {value}, must be above 0; convert the model again");
+    }
+}
