@@ -78,7 +78,7 @@ inline void store_s8(std::int8_t *p, I32x16 a) { _mm_storeu_si128(reinterpret_ca
 
 inline I32x16 order_key(F32x16 x) {
     const __m512i bits = _mm512_castps_si512(_mm512_add_ps(x.v, _mm512_setzero_ps()));
-    const __m512i key = _mm512_xor_si512(bits, _mm512_srli_epi32(_mm512_srai_epi32(bits, 31), 1));
+    const __m512i key = _mm512_mask_xor_epi32(bits, _mm512_movepi32_mask(bits), bits, _mm512_set1_epi32(INT32_MAX));
     return {_mm512_mask_mov_epi32(key, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), _mm512_set1_epi32(INT32_MIN))};
 }
 inline std::uint32_t lanes_greater(I32x16 a, I32x16 b) { return _mm512_cmpgt_epi32_mask(a.v, b.v); }
