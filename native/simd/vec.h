@@ -6,6 +6,7 @@
 //
 //   F32x16   zero set load load_partial store store_partial  + - *  fma(a,b,c) = a*b+c  min max  reduce_add reduce_max  exp
 //            load_f16 load_bf16 (and _partial, store_)        lanes beyond a partial count read as 0
+//            sum_each(a[16]): lane i = reduce_add(a[i]), the same tree      transpose(a[16]): lane j of a[i] <-> lane i of a[j]
 //   I32x16   zero set load + -  to_f32
 //   order_key(x): signed integers in the order of the floats, -0 as +0 and every NaN below -infinity
 //   lanes_greater(a, b), lanes_equal(a, b): bit l is the answer of lane l

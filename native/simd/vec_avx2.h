@@ -98,6 +98,59 @@ inline float reduce_max(F32x16 x) {
     four = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
+// Eight of the sixteen sums: a[0] ... a[7] of vectors whose two halves are added already.
+inline __m256 sum_eight(const __m256 (&a)[8]) {
+    __m256 quads[4]; // quarter q of quads[k]: four partial sums of a[4q + k]
+    for (int k = 0; k < 4; ++k) {
+        quads[k] = _mm256_add_ps(_mm256_permute2f128_ps(a[k], a[k + 4], 0x20), _mm256_permute2f128_ps(a[k], a[k + 4], 0x31));
+    }
+    const __m256 even = _mm256_add_ps(_mm256_unpacklo_ps(quads[0], quads[1]), _mm256_unpackhi_ps(quads[0], quads[1]));
+    const __m256 odd = _mm256_add_ps(_mm256_unpacklo_ps(quads[2], quads[3]), _mm256_unpackhi_ps(quads[2], quads[3]));
+    const __m256 low = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(even), _mm256_castps_pd(odd)));
+    const __m256 high = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(even), _mm256_castps_pd(odd)));
+    return _mm256_add_ps(low, high);
+}
+inline F32x16 sum_each(const F32x16 (&a)[16]) {
+    __m256 low[8];
+    __m256 high[8];
+    for (int i = 0; i < 8; ++i) {
+        low[i] = _mm256_add_ps(a[i].a, a[i].b);
+        high[i] = _mm256_add_ps(a[i + 8].a, a[i + 8].b);
+    }
+    return {sum_eight(low), sum_eight(high)};
+}
+inline void transpose_eight(const __m256 (&a)[8], __m256 (&t)[8]) {
+    __m256 quads[8]; // quarter q of quads[4i + c]: lanes 4q + c of a[4i] ... a[4i + 3]
+    for (int i = 0; i < 8; i += 4) {
+        const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(a[i], a[i + 1]));
+        const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(a[i], a[i + 1]));
+        const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(a[i + 2], a[i + 3]));
+        const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(a[i + 2], a[i + 3]));
+        quads[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23));
+        quads[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23));
+        quads[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23));
+        quads[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23));
+    }
+    for (int c = 0; c < 4; ++c) {
+        t[c] = _mm256_permute2f128_ps(quads[c], quads[c + 4], 0x20);
+        t[c + 4] = _mm256_permute2f128_ps(quads[c], quads[c + 4], 0x31);
+    }
+}
+inline void transpose(F32x16 (&a)[16]) {
+    __m256 corner[2][2][8]; // [half of the rows][half of the lanes]
+    for (int i = 0; i < 16; ++i) {
+        corner[i / 8][0][i % 8] = a[i].a;
+        corner[i / 8][1][i % 8] = a[i].b;
+    }
+    __m256 turned[2][2][8];
+    for (int rows = 0; rows < 2; ++rows) {
+        transpose_eight(corner[rows][0], turned[0][rows]);
+        transpose_eight(corner[rows][1], turned[1][rows]);
+    }
+    for (int i = 0; i < 16; ++i) {
+        a[i] = {turned[i / 8][0][i % 8], turned[i / 8][1][i % 8]};
+    }
+}
 inline __m256 scale_exp_half(__m256 p, __m256 n, __m256 x) {
     const __m256i whole = _mm256_cvtps_epi32(n);
     const __m256i half = _mm256_srai_epi32(whole, 1); // two steps: 2^128 does not exist

@@ -53,6 +53,43 @@ inline float reduce_add(F32x16 a) {
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
 inline float reduce_max(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
+// Each level adds two halves of two vectors into one; the last two levels work inside the 128-bit quarters.
+inline __m512 add_halves(__m512 x, __m512 y) { return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee)); }
+inline __m512 add_quarters(__m512 x, __m512 y) { return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd)); }
+inline F32x16 sum_each(const F32x16 (&a)[16]) {
+    __m512 quads[4]; // quarter q of quads[k]: four partial sums of a[4q + k]
+    for (int k = 0; k < 4; ++k) {
+        quads[k] = add_quarters(add_halves(a[k].v, a[k + 4].v), add_halves(a[k + 8].v, a[k + 12].v));
+    }
+    const __m512 even = _mm512_add_ps(_mm512_unpacklo_ps(quads[0], quads[1]), _mm512_unpackhi_ps(quads[0], quads[1]));
+    const __m512 odd = _mm512_add_ps(_mm512_unpacklo_ps(quads[2], quads[3]), _mm512_unpackhi_ps(quads[2], quads[3]));
+    const __m512 low = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(even), _mm512_castps_pd(odd)));
+    const __m512 high = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(even), _mm512_castps_pd(odd)));
+    return {_mm512_add_ps(low, high)};
+}
+inline void transpose(F32x16 (&a)[16]) {
+    __m512 quads[16]; // quarter q of quads[4i + c]: lanes 4q + c of a[4i] ... a[4i + 3]
+    for (int i = 0; i < 16; i += 4) {
+        const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(a[i].v, a[i + 1].v));
+        const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(a[i].v, a[i + 1].v));
+        const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(a[i + 2].v, a[i + 3].v));
+        const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(a[i + 2].v, a[i + 3].v));
+        quads[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
+        quads[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
+        quads[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
+        quads[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
+    }
+    for (int c = 0; c < 4; ++c) { // a 4 x 4 transpose of quarters
+        const __m512 low01 = _mm512_shuffle_f32x4(quads[c], quads[c + 4], 0x44);
+        const __m512 high01 = _mm512_shuffle_f32x4(quads[c], quads[c + 4], 0xee);
+        const __m512 low23 = _mm512_shuffle_f32x4(quads[c + 8], quads[c + 12], 0x44);
+        const __m512 high23 = _mm512_shuffle_f32x4(quads[c + 8], quads[c + 12], 0xee);
+        a[c].v = _mm512_shuffle_f32x4(low01, low23, 0x88);
+        a[c + 4].v = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+        a[c + 8].v = _mm512_shuffle_f32x4(high01, high23, 0x88);
+        a[c + 12].v = _mm512_shuffle_f32x4(high01, high23, 0xdd);
+    }
+}
 inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
     __m512 r = _mm512_scalef_ps(p.v, n.v);
     r = _mm512_mask_mov_ps(r, _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(88.72F), _CMP_GT_OQ), _mm512_set1_ps(__builtin_inff()));
@@ -78,7 +115,7 @@ inline void store_s8(std::int8_t *p, I32x16 a) { _mm_storeu_si128(reinterpret_ca
 
 inline I32x16 order_key(F32x16 x) {
     const __m512i bits = _mm512_castps_si512(_mm512_add_ps(x.v, _mm512_setzero_ps()));
-    const __m512i key = _mm512_mask_xor_epi32(bits, _mm512_movepi32_mask(bits), bits, _mm512_set1_epi32(INT32_MAX));
+    const __m512i key = _mm512_xor_si512(bits, _mm512_srli_epi32(_mm512_srai_epi32(bits, 31), 1));
     return {_mm512_mask_mov_epi32(key, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), _mm512_set1_epi32(INT32_MIN))};
 }
 inline std::uint32_t lanes_greater(I32x16 a, I32x16 b) { return _mm512_cmpgt_epi32_mask(a.v, b.v); }

@@ -50,6 +50,16 @@ inline float reduce_max(F32x16 a) {
     LANES m = a.v[i] > m ? a.v[i] : m;
     return m;
 }
+inline F32x16 sum_each(const F32x16 (&a)[16]) { F32x16 r; LANES r.v[i] = reduce_add(a[i]); return r; }
+inline void transpose(F32x16 (&a)[16]) {
+    LANES {
+        for (int j = 0; j < i; ++j) {
+            const float lane = a[i].v[j];
+            a[i].v[j] = a[j].v[i];
+            a[j].v[i] = lane;
+        }
+    }
+}
 inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
     LANES {
         if (x.v[i] > 88.72F) {
