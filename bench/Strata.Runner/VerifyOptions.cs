@@ -23,4 +23,7 @@ public sealed record VerifyOptions
 
     /// <summary>Write one JSON document instead of the table.</summary>
     public bool Json { get; init; }
+
+    /// <summary>A file that gets every call with its memory, for replaying under the sanitizers (native/tests/replay.cpp); needs one device with host memory.</summary>
+    public string? Record { get; init; }
 }

@@ -30,13 +30,23 @@ public static class VerifyRunner
         using Targets targets = options.Device is null
             ? Targets.OpenAll(options.Isa, options.AllIsas, options.Threads)
             : Targets.Open(options.Device, options.Isa, options.AllIsas, options.Threads);
-        VerifyReport report = Verify(selected, targets, display, cancel);
+        using CallRecorder? recorder = options.Record is null ? null : Recorder(options.Record, targets);
+        VerifyReport report = Verify(selected, targets, recorder, display, cancel);
         if (options.Json) display.WriteLine(JsonSerializer.Serialize(report, ReportJson.Default.VerifyReport));
         else Print(report, display);
         return report.Passed ? 0 : 1;
     }
 
-    private static VerifyReport Verify(IReadOnlyList<OpHarness> harnesses, Targets targets, Display display, CancellationToken cancel)
+    private static CallRecorder Recorder(string path, Targets targets)
+    {
+        if (targets.Devices.Count != 1 || !targets.Devices[0].IsHostMemory)
+        {
+            throw new StrataException($"verify: --record has {targets.Devices.Count} devices, must have one with host memory; pass --device simt or --device cpu");
+        }
+        return new CallRecorder(path, targets.Devices[0]);
+    }
+
+    private static VerifyReport Verify(IReadOnlyList<OpHarness> harnesses, Targets targets, CallRecorder? recorder, Display display, CancellationToken cancel)
     {
         var work = harnesses.SelectMany(h => h.Cases.Where(c => c.Tags.Contains("test")).Select(c => (Harness: h, Case: c))).ToList();
         var rows = new List<VerifyRow>();
@@ -49,7 +59,7 @@ public static class VerifyRunner
                 foreach (OpCase opCase in work.Where(w => w.Harness == harness).Select(w => w.Case))
                 {
                     report(opCase.ToString(), done++);
-                    VerifyCase(harness, opCase, tallies, cancel);
+                    VerifyCase(harness, opCase, tallies, recorder, cancel);
                 }
                 rows.AddRange(tallies.Select(t => t.ToRow()));
             }
@@ -58,11 +68,12 @@ public static class VerifyRunner
     }
 
     // The oracle is slow and remembers its result, so one problem serves all devices.
-    private static void VerifyCase(OpHarness harness, OpCase opCase, Tally[] tallies, CancellationToken cancel)
+    private static void VerifyCase(OpHarness harness, OpCase opCase, Tally[] tallies, CallRecorder? recorder, CancellationToken cancel)
     {
         foreach (Tally tally in tallies) tally.Cases++;
         foreach (DataFamily family in harness.Families)
         {
+            recorder?.Begin($"{opCase}, {family}", opCase.Tags.Contains("tiny") && family == harness.Families[0]);
             OpProblem problem = harness.Create(opCase, family, seed: 1);
             foreach (Tally tally in tallies)
             {
