@@ -1,95 +1,184 @@
 // SPDX-License-Identifier: Apache-2.0
-// Peak probes: sums over a buffer much larger than the caches, and chains of independent multiply-adds. Intrinsics sit behind target
-// attributes so that this file keeps the baseline flags.
+// Peak probes: sums over a buffer much larger than the caches, and chains of independent multiply-adds. Vector units sit behind target
+// attributes and tiles behind asm, so that this file keeps the baseline flags.
 #include "core/cpu_limits.h"
 
+#include <algorithm>
 #include <chrono>
 #include <immintrin.h>
 #include <sys/mman.h>
+#include <unistd.h>
+#include <vector>
 
 namespace strata {
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using Seconds = std::chrono::duration<double>;
 
-constexpr std::int64_t kOperations = 200000; // multiply-adds per accumulator: about a millisecond
-constexpr int kRounds = 40;
-constexpr std::size_t kReadBytes = std::size_t{256} << 20;
+constexpr double kBudget = 0.35;         // seconds of one limit
+constexpr double kChunkSeconds = 0.0002; // long beside reading the clock, short beside a time slice
+constexpr int kChunksPerThread = 4;
+constexpr std::int64_t kTrialIterations = 2000;
+constexpr int kTrials = 5;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::size_t kReadChunk = std::size_t{2} << 20;
-constexpr int kReadRounds = 8;
+constexpr std::size_t kReadRound = std::size_t{32} << 20;
+constexpr std::size_t kMinReadBytes = std::size_t{256} << 20;
+constexpr std::size_t kMaxReadBytes = std::size_t{1} << 30;
 
-// Twelve accumulators hide the latency of four to five cycles on two ports. The empty asm statements make each accumulator and the factor
-// unknown to the compiler, which would merge equal chains and hoist constant products.
-#define PROBE_LOOP(vector, step)                                                                                                           \
-    vector sum[12] = {};                                                                                                                   \
-    _Pragma("GCC unroll 12") for (int j = 0; j < 12; ++j) {                                                                                \
-        __asm__ volatile("" : "+x"(sum[j]));                                                                                               \
-    }                                                                                                                                      \
-    for (std::int64_t i = 0; i < kOperations; ++i) {                                                                                       \
-        _Pragma("GCC unroll 12") for (int j = 0; j < 12; ++j) {                                                                            \
-            __asm__ volatile("" : "+x"(a));                                                                                                \
-            step;                                                                                                                          \
-        }                                                                                                                                  \
-    }                                                                                                                                      \
-    _Pragma("GCC unroll 12") for (int j = 0; j < 12; ++j) {                                                                                \
-        __asm__ volatile("" ::"x"(sum[j]));                                                                                                \
-    }
+constexpr int kChains = 12; // enough to hide a latency of four to five cycles on two ports
 
-__attribute__((target("avx512f"))) void fp32_avx512() {
+// The empty asm statements make each accumulator and the factor unknown to the compiler, which would merge equal chains and hoist
+// constant products.
+#define PROBE_LOOP(vector, step)                                                                        \
+    vector sum[kChains] = {};                                                                           \
+    _Pragma("GCC unroll 12") for (int j = 0; j < kChains; ++j) { __asm__ volatile("" : "+x"(sum[j])); } \
+    for (std::int64_t i = 0; i < iterations; ++i) {                                                     \
+        _Pragma("GCC unroll 12") for (int j = 0; j < kChains; ++j) {                                    \
+            __asm__ volatile("" : "+x"(a));                                                             \
+            step;                                                                                       \
+        }                                                                                               \
+    }                                                                                                   \
+    _Pragma("GCC unroll 12") for (int j = 0; j < kChains; ++j) { __asm__ volatile("" ::"x"(sum[j])); }
+
+__attribute__((target("avx512f"))) void fp32_avx512(std::int64_t iterations) {
     __m512 a = _mm512_set1_ps(0.5F);
     PROBE_LOOP(__m512, sum[j] = _mm512_fmadd_ps(a, a, sum[j]))
 }
-__attribute__((target("avx2,fma"))) void fp32_avx2() {
+__attribute__((target("avx2,fma"))) void fp32_avx2(std::int64_t iterations) {
     __m256 a = _mm256_set1_ps(0.5F);
     PROBE_LOOP(__m256, sum[j] = _mm256_fmadd_ps(a, a, sum[j]))
 }
-void fp32_scalar() {
+void fp32_sse(std::int64_t iterations) {
     __m128 a = _mm_set1_ps(0.5F);
     PROBE_LOOP(__m128, sum[j] = _mm_add_ps(_mm_mul_ps(a, a), sum[j]))
 }
-__attribute__((target("avx512f,avx512bf16"))) void bf16_avx512() {
+__attribute__((target("avx512f,avx512bf16"))) void bf16_avx512(std::int64_t iterations) {
     __m512 a = _mm512_set1_ps(0.5F);
     PROBE_LOOP(__m512, sum[j] = _mm512_dpbf16_ps(sum[j], reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(a)))
 }
-__attribute__((target("avx512f,avx512vnni"))) void int8_vnni() {
+__attribute__((target("avx512f,avx512vnni"))) void int8_vnni(std::int64_t iterations) {
     __m512i a = _mm512_set1_epi8(3);
     PROBE_LOOP(__m512i, sum[j] = _mm512_dpbusd_epi32(sum[j], a, a))
 }
-__attribute__((target("avx2"))) void int8_avx2() {
+__attribute__((target("avx512f,avx512bw"))) void int8_avx512(std::int64_t iterations) {
+    __m512i a = _mm512_set1_epi8(3);
+    const __m512i ones = _mm512_set1_epi16(1);
+    PROBE_LOOP(__m512i, sum[j] = _mm512_add_epi32(sum[j], _mm512_madd_epi16(_mm512_maddubs_epi16(a, a), ones)))
+}
+__attribute__((target("avx2"))) void int8_avx2(std::int64_t iterations) {
     __m256i a = _mm256_set1_epi8(3);
     const __m256i ones = _mm256_set1_epi16(1);
     PROBE_LOOP(__m256i, sum[j] = _mm256_add_epi32(sum[j], _mm256_madd_epi16(_mm256_maddubs_epi16(a, a), ones)))
 }
 #undef PROBE_LOOP
 
+// Palette 1, eight tiles of 16 rows of 64 bytes: the operand of ldtilecfg.
+struct alignas(64) TileConfig {
+    std::uint8_t palette = 1;
+    std::uint8_t start_row = 0;
+    std::uint8_t reserved[14] = {};
+    std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(TileConfig) == 64);
+
+// Tiles belong to the thread that configures them and are given back before it returns to the pool: left live, they would add 8 KiB to
+// each of its context switches. The asm names all 64 bytes that it reads; the compiler's own intrinsic names eight.
+void tiles_begin() {
+    static constexpr TileConfig config;
+    __asm__ volatile("ldtilecfg %0" ::"m"(config));
+    __asm__ volatile("tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3\n\t"
+                     "tilezero %%tmm4\n\ttilezero %%tmm5\n\ttilezero %%tmm6\n\ttilezero %%tmm7" ::);
+}
+void tiles_end() { __asm__ volatile("tilerelease" ::); }
+
+// Four accumulators by two rows and two columns of operands, as in a 2x2 kernel, three times over.
+constexpr int kTileProducts = 12;
+#define TILE_PRODUCTS(product)                                                                                                \
+    product " %%tmm6, %%tmm4, %%tmm0\n\t" product " %%tmm7, %%tmm4, %%tmm1\n\t" product " %%tmm6, %%tmm5, %%tmm2\n\t" product \
+            " %%tmm7, %%tmm5, %%tmm3\n\t"
+#define TILE_LOOP(product)                                                                        \
+    tiles_begin();                                                                                \
+    for (std::int64_t i = 0; i < iterations; ++i) {                                               \
+        __asm__ volatile(TILE_PRODUCTS(product) TILE_PRODUCTS(product) TILE_PRODUCTS(product)::); \
+    }                                                                                             \
+    tiles_end();
+
+void amx_bf16(std::int64_t iterations) { TILE_LOOP("tdpbf16ps") }
+void amx_int8(std::int64_t iterations) { TILE_LOOP("tdpbssd") }
+#undef TILE_LOOP
+#undef TILE_PRODUCTS
+
 struct Probe {
-    void (*run)();
-    double operations; // per run and thread
+    void (*run)(std::int64_t iterations) = nullptr;
+    double operations = 0; // per iteration
 };
 
-bool choose_probe(Isa isa, std::int32_t limit, Probe *probe) {
-    const double chains = static_cast<double>(kOperations) * 12;
+Probe vector_probe(void (*run)(std::int64_t), int operations) { return Probe{run, static_cast<double>(kChains * operations)}; }
+
+// A probe without a function: the instruction set has no such unit.
+Probe choose_probe(Isa isa, std::int32_t limit) {
+    constexpr double kTileRows = 16.0 * 16.0 * 2.0 * kTileProducts; // times the elements of a row: operations of an iteration
     switch (limit) {
     case STRATA_LIMIT_FP32:
-        *probe = isa >= Isa::kAvx512 ? Probe{fp32_avx512, chains * 32} : isa == Isa::kAvx2 ? Probe{fp32_avx2, chains * 16} : Probe{fp32_scalar, chains * 8};
-        return true;
-    case STRATA_LIMIT_BF16: *probe = Probe{bf16_avx512, chains * 64}; return isa >= Isa::kAvx512Vnni;
+        return isa >= Isa::kAvx512 ? vector_probe(fp32_avx512, 32) : isa == Isa::kAvx2 ? vector_probe(fp32_avx2, 16) : vector_probe(fp32_sse, 8);
+    case STRATA_LIMIT_BF16: return isa >= Isa::kAvx512Vnni ? vector_probe(bf16_avx512, 64) : Probe{};
     case STRATA_LIMIT_INT8:
-        *probe = isa >= Isa::kAvx512Vnni ? Probe{int8_vnni, chains * 128} : Probe{int8_avx2, chains * 64};
-        return isa >= Isa::kAvx2;
-    default: return false;
+        return isa >= Isa::kAvx512Vnni ? vector_probe(int8_vnni, 128)
+               : isa == Isa::kAvx512   ? vector_probe(int8_avx512, 128)
+               : isa == Isa::kAvx2     ? vector_probe(int8_avx2, 64)
+                                       : Probe{};
+    case STRATA_LIMIT_AMX_BF16: return isa == Isa::kAmx ? Probe{amx_bf16, kTileRows * 32} : Probe{};
+    case STRATA_LIMIT_AMX_INT8: return isa == Isa::kAmx ? Probe{amx_int8, kTileRows * 64} : Probe{};
+    default: return Probe{};
     }
 }
 
-double seconds_of(ThreadPool &pool, ThreadPool::Body body, void *argument, std::int64_t chunks) {
+template <class Body>
+double seconds_of(const Body &body) {
     const auto start = Clock::now();
-    pool.run(chunks, body, argument);
-    return std::chrono::duration<double>(Clock::now() - start).count();
+    body();
+    return Seconds(Clock::now() - start).count();
 }
 
-void read_chunk(void *argument, std::int64_t chunk, std::int32_t) {
-    const auto *from = reinterpret_cast<const __m128i *>(static_cast<const unsigned char *>(argument) + static_cast<std::size_t>(chunk) * kReadChunk);
+// The upper quartile of the values, which are many.
+double upper_quartile(std::vector<double> &values) {
+    const auto quartile = values.begin() + static_cast<std::ptrdiff_t>(values.size() * 3 / 4);
+    std::nth_element(values.begin(), quartile, values.end());
+    return *quartile;
+}
+
+// All threads run the probe, each chunk timed by the thread that runs it: a chunk is short beside a time slice, so most chunks show what the
+// unit can do even while other processes take turns on it.
+double measure_probe(ThreadPool &pool, const Probe &probe) {
+    double trial = 1;
+    for (int i = 0; i < kTrials; ++i) {
+        trial = std::min(trial, seconds_of([&] { probe.run(kTrialIterations); }));
+    }
+    const auto iterations = std::max<std::int64_t>(1, static_cast<std::int64_t>(kTrialIterations * kChunkSeconds / std::max(trial, 1e-9)));
+    const std::int64_t chunks = pool.threads() * std::int64_t{kChunksPerThread};
+    std::vector<double> seconds;
+    const auto start = Clock::now();
+    while (Seconds(Clock::now() - start).count() < kBudget) {
+        const std::size_t done = seconds.size();
+        seconds.resize(done + static_cast<std::size_t>(chunks));
+        parallel_for(pool, chunks, [&](std::int64_t chunk, std::int32_t) {
+            seconds[done + static_cast<std::size_t>(chunk)] = seconds_of([&] { probe.run(iterations); });
+        });
+    }
+    std::vector<double> rates;
+    rates.reserve(seconds.size());
+    for (const double one : seconds) {
+        rates.push_back(probe.operations * static_cast<double>(iterations) / one);
+    }
+    return upper_quartile(rates) * pool.threads();
+}
+
+void read_chunk(const unsigned char *bytes) {
+    const auto *from = reinterpret_cast<const __m128i *>(bytes);
     __m128i a = _mm_setzero_si128();
     __m128i b = a;
     __m128i c = a;
@@ -104,24 +193,41 @@ void read_chunk(void *argument, std::int64_t chunk, std::int32_t) {
     __asm__ volatile("" ::"x"(sum));
 }
 
+// Twice the last-level cache where the system tells its size, so that little of one round is left for the next.
+std::size_t read_bytes() {
+    std::size_t cache = 0;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    const long level3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    cache = level3 > 0 ? static_cast<std::size_t>(level3) : 0;
+#endif
+    return std::clamp(2 * cache, kMinReadBytes, kMaxReadBytes) / kReadRound * kReadRound;
+}
+
+// Rounds of a millisecond walk through the buffer. Their upper quartile is sustained: not the lucky window in which the neighbours of a
+// virtual machine paused, and not the round in which another process ran.
 Status measure_read(ThreadPool &pool, double *per_second) {
-    void *data = mmap(nullptr, kReadBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) {
-        return fail(STRATA_E_MEMORY, "limit_measure: 256 MiB are not free, must be for the read probe; free some memory");
+    const std::size_t bytes = read_bytes();
+    void *mapped = mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) {
+        return fail(STRATA_E_MEMORY, "limit_measure: ", bytes, " bytes for the read probe are not free, must be; free some memory");
     }
-    madvise(data, kReadBytes, MADV_HUGEPAGE);
-    auto *bytes = static_cast<unsigned char *>(data);
-    for (std::size_t i = 0; i < kReadBytes; i += 4096) {
-        bytes[i] = static_cast<unsigned char>(i >> 12); // real pages, not the shared zero page
+    const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(mapped);
+    auto *data = static_cast<unsigned char *>(mapped) + (kHugePage - address % kHugePage) % kHugePage;
+    madvise(data, bytes, MADV_HUGEPAGE);
+    for (std::size_t i = 0; i < bytes; i += 4096) {
+        data[i] = 1; // real pages, not the shared page of zeros
     }
-    double best = 0;
-    for (int round = 0; round < kReadRounds; ++round) {
-        const double seconds = seconds_of(pool, read_chunk, bytes, kReadBytes / kReadChunk);
-        const double rate = static_cast<double>(kReadBytes) / seconds;
-        best = rate > best ? rate : best;
+    std::vector<double> rates;
+    const auto start = Clock::now();
+    for (std::size_t at = 0; at != 0 || rates.empty() || Seconds(Clock::now() - start).count() < kBudget; at = (at + kReadRound) % bytes) {
+        const double seconds = seconds_of([&] {
+            parallel_for(pool, kReadRound / kReadChunk,
+                         [&](std::int64_t chunk, std::int32_t) { read_chunk(data + at + static_cast<std::size_t>(chunk) * kReadChunk); });
+        });
+        rates.push_back(static_cast<double>(kReadRound) / seconds);
     }
-    munmap(data, kReadBytes);
-    *per_second = best;
+    munmap(mapped, bytes + kHugePage);
+    *per_second = upper_quartile(rates);
     return STRATA_OK;
 }
 
@@ -131,19 +237,12 @@ Status measure_cpu_limit(Isa isa, ThreadPool &pool, std::int32_t limit, double *
     if (limit == STRATA_LIMIT_READ) {
         return measure_read(pool, per_second);
     }
-    Probe probe{};
-    if (!choose_probe(isa, limit, &probe)) {
+    const Probe probe = choose_probe(isa, limit);
+    if (probe.run == nullptr) {
         return fail(STRATA_E_UNSUPPORTED, "limit_measure: limit ", limit, " has no probe for instruction set ", isa_name(isa),
                     ", must be a unit of the context; measure another limit");
     }
-    auto body = [](void *argument, std::int64_t, std::int32_t) { static_cast<Probe *>(argument)->run(); };
-    double best = 0;
-    const std::int64_t chunks = pool.threads() * std::int64_t{2};
-    for (int round = 0; round < kRounds; ++round) {
-        const double rate = probe.operations * static_cast<double>(chunks) / seconds_of(pool, body, &probe, chunks);
-        best = rate > best ? rate : best;
-    }
-    *per_second = best;
+    *per_second = measure_probe(pool, probe);
     return STRATA_OK;
 }
 
