@@ -55,9 +55,9 @@
 #include <type_traits>
 
 #if defined(__CUDACC__)
-#    include "gpu_cuda_macros.h"
+#include "gpu_cuda_macros.h"
 #else
-#    include "../simt/gpu_simt_macros.h"
+#include "../simt/gpu_simt_macros.h"
 #endif
 
 // What the two implementations define as macros:
@@ -105,35 +105,35 @@ constexpr int kLopA = 0xF0, kLopB = 0xCC, kLopC = 0xAA;
 
 // ---- who am I ------------------------------------------------------------------------------------------------------
 
-GPU_DEVICE int thread_x();     ///< index of the thread in its block
-GPU_DEVICE int thread_y();     ///< index of the thread in its block, second dimension
-GPU_DEVICE int thread_z();     ///< index of the thread in its block, third dimension
-GPU_DEVICE int block_x();      ///< index of the block in the grid
-GPU_DEVICE int block_y();      ///< index of the block in the grid, second dimension
-GPU_DEVICE int block_z();      ///< index of the block in the grid, third dimension
-GPU_DEVICE int block_dim_x();  ///< threads of the block
-GPU_DEVICE int block_dim_y();  ///< threads of the block, second dimension
-GPU_DEVICE int block_dim_z();  ///< threads of the block, third dimension
-GPU_DEVICE int grid_dim_x();   ///< blocks of the grid
-GPU_DEVICE int grid_dim_y();   ///< blocks of the grid, second dimension
-GPU_DEVICE int grid_dim_z();   ///< blocks of the grid, third dimension
-GPU_DEVICE int lane_id();      ///< 0..31, of a block with one dimension
-GPU_DEVICE int warp_id();      ///< 0.., of a block with one dimension
+GPU_DEVICE int thread_x();    ///< index of the thread in its block
+GPU_DEVICE int thread_y();    ///< index of the thread in its block, second dimension
+GPU_DEVICE int thread_z();    ///< index of the thread in its block, third dimension
+GPU_DEVICE int block_x();     ///< index of the block in the grid
+GPU_DEVICE int block_y();     ///< index of the block in the grid, second dimension
+GPU_DEVICE int block_z();     ///< index of the block in the grid, third dimension
+GPU_DEVICE int block_dim_x(); ///< threads of the block
+GPU_DEVICE int block_dim_y(); ///< threads of the block, second dimension
+GPU_DEVICE int block_dim_z(); ///< threads of the block, third dimension
+GPU_DEVICE int grid_dim_x();  ///< blocks of the grid
+GPU_DEVICE int grid_dim_y();  ///< blocks of the grid, second dimension
+GPU_DEVICE int grid_dim_z();  ///< blocks of the grid, third dimension
+GPU_DEVICE int lane_id();     ///< 0..31, of a block with one dimension
+GPU_DEVICE int warp_id();     ///< 0.., of a block with one dimension
 
 // ---- waiting for one another ---------------------------------------------------------------------------------------
 
-GPU_DEVICE void sync_threads(Site site = GPU_SITE);  ///< the block's threads meet and see each other's writes
-GPU_DEVICE void sync_warp(Site site = GPU_SITE);     ///< the warp's lanes meet and see each other's writes
-GPU_DEVICE void threadfence();                       ///< orders this thread's memory accesses for the whole GPU
+GPU_DEVICE void sync_threads(Site site = GPU_SITE); ///< the block's threads meet and see each other's writes
+GPU_DEVICE void sync_warp(Site site = GPU_SITE);    ///< the warp's lanes meet and see each other's writes
+GPU_DEVICE void threadfence();                      ///< orders this thread's memory accesses for the whole GPU
 
 // ---- copies from global to shared memory that run behind the thread's back ------------------------------------------
 
 /// Starts copying 16 bytes; both addresses 16-byte aligned. Without the predicate it writes zeros and reads nothing.
-GPU_DEVICE void cp_async16(void* shared, const void* global, bool predicate = true, Site site = GPU_SITE);
+GPU_DEVICE void cp_async16(void *shared, const void *global, bool predicate = true, Site site = GPU_SITE);
 /// As cp_async16 for 8 bytes.
-GPU_DEVICE void cp_async8(void* shared, const void* global, bool predicate = true, Site site = GPU_SITE);
+GPU_DEVICE void cp_async8(void *shared, const void *global, bool predicate = true, Site site = GPU_SITE);
 /// As cp_async16 for 4 bytes.
-GPU_DEVICE void cp_async4(void* shared, const void* global, bool predicate = true, Site site = GPU_SITE);
+GPU_DEVICE void cp_async4(void *shared, const void *global, bool predicate = true, Site site = GPU_SITE);
 /// Closes the group of this thread's copies since the last commit (an empty group counts too).
 GPU_DEVICE void cp_async_commit(Site site = GPU_SITE);
 /// Waits until at most N of this thread's newest groups are still under way; others see the data after sync_threads.
@@ -143,13 +143,13 @@ GPU_DEVICE void cp_async_wait();
 // ---- tensor cores --------------------------------------------------------------------------------------------------
 
 /// Reads one, two or four 8x8 matrices of 16-bit values from shared memory.
-GPU_DEVICE void ldmatrix_x1(uint32_t (&r)[1], const void* row, Site site = GPU_SITE);
-GPU_DEVICE void ldmatrix_x2(uint32_t (&r)[2], const void* row, Site site = GPU_SITE);
-GPU_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row, Site site = GPU_SITE);
+GPU_DEVICE void ldmatrix_x1(uint32_t (&r)[1], const void *row, Site site = GPU_SITE);
+GPU_DEVICE void ldmatrix_x2(uint32_t (&r)[2], const void *row, Site site = GPU_SITE);
+GPU_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void *row, Site site = GPU_SITE);
 /// The same, each matrix transposed.
-GPU_DEVICE void ldmatrix_x1_trans(uint32_t (&r)[1], const void* row, Site site = GPU_SITE);
-GPU_DEVICE void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, Site site = GPU_SITE);
-GPU_DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Site site = GPU_SITE);
+GPU_DEVICE void ldmatrix_x1_trans(uint32_t (&r)[1], const void *row, Site site = GPU_SITE);
+GPU_DEVICE void ldmatrix_x2_trans(uint32_t (&r)[2], const void *row, Site site = GPU_SITE);
+GPU_DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row, Site site = GPU_SITE);
 
 /// c[16,8] += a[16,16] * b[16,8]: fp16 in, fp32 sums.
 GPU_DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site = GPU_SITE);
@@ -177,9 +177,9 @@ GPU_DEVICE float shfl_down(float value, int by, Site site = GPU_SITE);
 GPU_DEVICE int32_t shfl_down(int32_t value, int by, Site site = GPU_SITE);
 GPU_DEVICE uint32_t shfl_down(uint32_t value, int by, Site site = GPU_SITE);
 
-GPU_DEVICE uint32_t ballot(bool vote, Site site = GPU_SITE);  ///< bit l is the vote of lane l
-GPU_DEVICE bool any(bool vote, Site site = GPU_SITE);         ///< true when some lane votes yes
-GPU_DEVICE bool all(bool vote, Site site = GPU_SITE);         ///< true when every lane votes yes
+GPU_DEVICE uint32_t ballot(bool vote, Site site = GPU_SITE); ///< bit l is the vote of lane l
+GPU_DEVICE bool any(bool vote, Site site = GPU_SITE);        ///< true when some lane votes yes
+GPU_DEVICE bool all(bool vote, Site site = GPU_SITE);        ///< true when every lane votes yes
 
 /// Sum over the warp in every lane, added in the order xor 16, 8, 4, 2, 1 (T is float, int32_t or uint32_t).
 template <typename T>
@@ -193,20 +193,20 @@ GPU_DEVICE T warp_reduce_min(T value, Site site = GPU_SITE);
 
 // ---- arithmetic ----------------------------------------------------------------------------------------------------
 
-GPU_DEVICE float exp2(float x);                   ///< 2^x, 2 ulp; -infinity gives 0
-GPU_DEVICE float log2(float x);                   ///< log2 x, absolute error 2^-22
-GPU_DEVICE float rcp(float x);                    ///< 1 / x, 1 ulp
-GPU_DEVICE float rsqrt(float x);                  ///< 1 / sqrt x, 2 ulp
-GPU_DEVICE float sqrt(float x);                   ///< sqrt x, correctly rounded
-GPU_DEVICE float div(float x, float y);           ///< x / y, correctly rounded
-GPU_DEVICE float fma(float x, float y, float z);  ///< x * y + z with one rounding
-GPU_DEVICE float round(float x);                  ///< to the nearest integer, ties to even
-GPU_DEVICE int32_t float_to_int(float x);         ///< nearest integer, ties to even; saturates, NaN gives 0
-GPU_DEVICE float min(float x, float y);           ///< smaller one; a NaN loses
-GPU_DEVICE float max(float x, float y);           ///< larger one; a NaN loses
-GPU_DEVICE float abs(float x);                    ///< |x|
+GPU_DEVICE float exp2(float x);                  ///< 2^x, 2 ulp; -infinity gives 0
+GPU_DEVICE float log2(float x);                  ///< log2 x, absolute error 2^-22
+GPU_DEVICE float rcp(float x);                   ///< 1 / x, 1 ulp
+GPU_DEVICE float rsqrt(float x);                 ///< 1 / sqrt x, 2 ulp
+GPU_DEVICE float sqrt(float x);                  ///< sqrt x, correctly rounded
+GPU_DEVICE float div(float x, float y);          ///< x / y, correctly rounded
+GPU_DEVICE float fma(float x, float y, float z); ///< x * y + z with one rounding
+GPU_DEVICE float round(float x);                 ///< to the nearest integer, ties to even
+GPU_DEVICE int32_t float_to_int(float x);        ///< nearest integer, ties to even; saturates, NaN gives 0
+GPU_DEVICE float min(float x, float y);          ///< smaller one; a NaN loses
+GPU_DEVICE float max(float x, float y);          ///< larger one; a NaN loses
+GPU_DEVICE float abs(float x);                   ///< |x|
 /// Both within 1e-7 for |angle| < 1e8: the angle is reduced in double.
-GPU_DEVICE void sincos(double angle, float& sine, float& cosine);
+GPU_DEVICE void sincos(double angle, float &sine, float &cosine);
 
 GPU_HOST_DEVICE constexpr int32_t min(int32_t x, int32_t y) { return x < y ? x : y; }
 GPU_HOST_DEVICE constexpr int32_t max(int32_t x, int32_t y) { return x < y ? y : x; }
@@ -223,52 +223,52 @@ template <int Table>
 GPU_DEVICE uint32_t lop3(uint32_t a, uint32_t b, uint32_t c);
 /// Picks four bytes of {b, a}: nibble i of the selector names byte 0-3 (of a) or 4-7 (of b) for byte i of the result.
 GPU_DEVICE uint32_t prmt(uint32_t a, uint32_t b, uint32_t selector);
-GPU_DEVICE int clz(uint32_t x);            ///< leading zero bits, 32 for 0
-GPU_DEVICE int popc(uint32_t x);           ///< bits that are 1
-GPU_DEVICE uint32_t as_uint(float x);      ///< the bits of a float
-GPU_DEVICE float as_float(uint32_t bits);  ///< the float of these bits
+GPU_DEVICE int clz(uint32_t x);           ///< leading zero bits, 32 for 0
+GPU_DEVICE int popc(uint32_t x);          ///< bits that are 1
+GPU_DEVICE uint32_t as_uint(float x);     ///< the bits of a float
+GPU_DEVICE float as_float(uint32_t bits); ///< the float of these bits
 
 // ---- 16-bit floats, raw --------------------------------------------------------------------------------------------
 
-GPU_DEVICE float f16_to_f32(uint16_t x);                ///< exact
-GPU_DEVICE uint16_t f32_to_f16(float x);                ///< nearest, ties to even, overflow to infinity, NaN to 0x7FFF
-GPU_DEVICE float bf16_to_f32(uint16_t x);               ///< exact
-GPU_DEVICE uint16_t f32_to_bf16(float x);               ///< nearest, ties to even, overflow to infinity, NaN to 0x7FFF
-GPU_DEVICE uint32_t pack2_f16(float low, float high);   ///< two fp16 in one word
-GPU_DEVICE uint32_t pack2_bf16(float low, float high);  ///< two bf16 in one word
-GPU_DEVICE float f16_low(uint32_t pair);                ///< the lower fp16 of a pair
-GPU_DEVICE float f16_high(uint32_t pair);               ///< the upper fp16 of a pair
-GPU_DEVICE float bf16_low(uint32_t pair);               ///< the lower bf16 of a pair
-GPU_DEVICE float bf16_high(uint32_t pair);              ///< the upper bf16 of a pair
-GPU_DEVICE uint32_t hadd2(uint32_t a, uint32_t b);      ///< fp16 pairs: a + b
-GPU_DEVICE uint32_t hsub2(uint32_t a, uint32_t b);      ///< fp16 pairs: a - b
-GPU_DEVICE uint32_t hmul2(uint32_t a, uint32_t b);      ///< fp16 pairs: a * b
-GPU_DEVICE uint32_t hfma2(uint32_t a, uint32_t b, uint32_t c);  ///< fp16 pairs: a * b + c with one rounding
+GPU_DEVICE float f16_to_f32(uint16_t x);                       ///< exact
+GPU_DEVICE uint16_t f32_to_f16(float x);                       ///< nearest, ties to even, overflow to infinity, NaN to 0x7FFF
+GPU_DEVICE float bf16_to_f32(uint16_t x);                      ///< exact
+GPU_DEVICE uint16_t f32_to_bf16(float x);                      ///< nearest, ties to even, overflow to infinity, NaN to 0x7FFF
+GPU_DEVICE uint32_t pack2_f16(float low, float high);          ///< two fp16 in one word
+GPU_DEVICE uint32_t pack2_bf16(float low, float high);         ///< two bf16 in one word
+GPU_DEVICE float f16_low(uint32_t pair);                       ///< the lower fp16 of a pair
+GPU_DEVICE float f16_high(uint32_t pair);                      ///< the upper fp16 of a pair
+GPU_DEVICE float bf16_low(uint32_t pair);                      ///< the lower bf16 of a pair
+GPU_DEVICE float bf16_high(uint32_t pair);                     ///< the upper bf16 of a pair
+GPU_DEVICE uint32_t hadd2(uint32_t a, uint32_t b);             ///< fp16 pairs: a + b
+GPU_DEVICE uint32_t hsub2(uint32_t a, uint32_t b);             ///< fp16 pairs: a - b
+GPU_DEVICE uint32_t hmul2(uint32_t a, uint32_t b);             ///< fp16 pairs: a * b
+GPU_DEVICE uint32_t hfma2(uint32_t a, uint32_t b, uint32_t c); ///< fp16 pairs: a * b + c with one rounding
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 
-GPU_DEVICE U4 load16(const void* p);  ///< 16 aligned bytes of global or shared memory
-GPU_DEVICE U2 load8(const void* p);   ///< 8 aligned bytes of global or shared memory
+GPU_DEVICE U4 load16(const void *p); ///< 16 aligned bytes of global or shared memory
+GPU_DEVICE U2 load8(const void *p);  ///< 8 aligned bytes of global or shared memory
 /// 16 aligned bytes of global memory that are read once and that nothing writes while the kernel runs.
-GPU_DEVICE U4 load16_streaming(const void* p);
-GPU_DEVICE void store16(void* p, const U4& value);  ///< 16 aligned bytes to global or shared memory
-GPU_DEVICE void store8(void* p, const U2& value);   ///< 8 aligned bytes to global or shared memory
+GPU_DEVICE U4 load16_streaming(const void *p);
+GPU_DEVICE void store16(void *p, const U4 &value); ///< 16 aligned bytes to global or shared memory
+GPU_DEVICE void store8(void *p, const U2 &value);  ///< 8 aligned bytes to global or shared memory
 
 // Atomics on global or shared memory; each returns what was there before. They order nothing: see threadfence.
-GPU_DEVICE int32_t atomic_add(int32_t* p, int32_t value);
-GPU_DEVICE uint32_t atomic_add(uint32_t* p, uint32_t value);
-GPU_DEVICE int32_t atomic_max(int32_t* p, int32_t value);
-GPU_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t value);
-GPU_DEVICE uint32_t atomic_or(uint32_t* p, uint32_t value);
-GPU_DEVICE uint32_t atomic_cas(uint32_t* p, uint32_t expected, uint32_t value);  ///< stores where `expected` was
-GPU_DEVICE uint32_t atomic_inc(uint32_t* p, uint32_t limit);                     ///< counts up, from limit back to 0
+GPU_DEVICE int32_t atomic_add(int32_t *p, int32_t value);
+GPU_DEVICE uint32_t atomic_add(uint32_t *p, uint32_t value);
+GPU_DEVICE int32_t atomic_max(int32_t *p, int32_t value);
+GPU_DEVICE uint32_t atomic_max(uint32_t *p, uint32_t value);
+GPU_DEVICE uint32_t atomic_or(uint32_t *p, uint32_t value);
+GPU_DEVICE uint32_t atomic_cas(uint32_t *p, uint32_t expected, uint32_t value); ///< stores where `expected` was
+GPU_DEVICE uint32_t atomic_inc(uint32_t *p, uint32_t limit);                    ///< counts up, from limit back to 0
 
-}  // namespace gpu
+} // namespace gpu
 
 #if defined(__CUDACC__)
-#    include "gpu_cuda.h"
+#include "gpu_cuda.h"
 #else
-#    include "../simt/gpu_simt.h"
+#include "../simt/gpu_simt.h"
 #endif
 
 #include "gpu_common.h"

@@ -27,7 +27,7 @@ GPU_DEVICE T warp_reduce_min(T value, Site site) {
 
 // Reduction by multiples of pi/2 in double keeps 27 bits of the remainder for angles up to 1e8, which is what rotary
 // embeddings of long contexts need; the library's own float version keeps a slow path in local memory instead.
-GPU_DEVICE void sincos(double angle, float& sine, float& cosine) {
+GPU_DEVICE void sincos(double angle, float &sine, float &cosine) {
     constexpr double kTwoOverPi = 0.63661977236758134308;
     constexpr double kHalfPiHigh = 1.57079632679489655800;
     constexpr double kHalfPiLow = 6.12323399573676603587e-17;
@@ -36,8 +36,7 @@ GPU_DEVICE void sincos(double angle, float& sine, float& cosine) {
     const float r2 = r * r;
     // Taylor series: on |r| <= pi/4 the first dropped terms are below 2e-9.
     const float s = r + r * r2 * (-1.0f / 6 + r2 * (1.0f / 120 + r2 * (-1.0f / 5040 + r2 * (1.0f / 362880))));
-    const float c =
-        1.0f + r2 * (-0.5f + r2 * (1.0f / 24 + r2 * (-1.0f / 720 + r2 * (1.0f / 40320 - r2 * (1.0f / 3628800)))));
+    const float c = 1.0f + r2 * (-0.5f + r2 * (1.0f / 24 + r2 * (-1.0f / 720 + r2 * (1.0f / 40320 - r2 * (1.0f / 3628800)))));
     const int64_t quadrant = static_cast<int64_t>(quarters) & 3;
     const float odd_sine = (quadrant & 1) != 0 ? c : s;
     const float odd_cosine = (quadrant & 1) != 0 ? s : c;
@@ -45,4 +44,4 @@ GPU_DEVICE void sincos(double angle, float& sine, float& cosine) {
     cosine = quadrant == 1 || quadrant == 2 ? -odd_cosine : odd_cosine;
 }
 
-}  // namespace gpu
+} // namespace gpu

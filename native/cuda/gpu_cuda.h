@@ -32,24 +32,19 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 GPU_DEVICE double round_double(double x) { return ::rint(x); }
 
 /// The 32-bit address that shared-memory instructions take.
-GPU_DEVICE uint32_t smem_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+GPU_DEVICE uint32_t smem_address(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
-}  // namespace detail
+} // namespace detail
 
-GPU_DEVICE void cp_async16(void* shared, const void* global, bool predicate, Site) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(detail::smem_address(shared)), "l"(global),
-                 "r"(predicate ? 16 : 0)
+GPU_DEVICE void cp_async16(void *shared, const void *global, bool predicate, Site) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(detail::smem_address(shared)), "l"(global), "r"(predicate ? 16 : 0)
                  : "memory");
 }
-GPU_DEVICE void cp_async8(void* shared, const void* global, bool predicate, Site) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(detail::smem_address(shared)), "l"(global),
-                 "r"(predicate ? 8 : 0)
-                 : "memory");
+GPU_DEVICE void cp_async8(void *shared, const void *global, bool predicate, Site) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(detail::smem_address(shared)), "l"(global), "r"(predicate ? 8 : 0) : "memory");
 }
-GPU_DEVICE void cp_async4(void* shared, const void* global, bool predicate, Site) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(detail::smem_address(shared)), "l"(global),
-                 "r"(predicate ? 4 : 0)
-                 : "memory");
+GPU_DEVICE void cp_async4(void *shared, const void *global, bool predicate, Site) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(detail::smem_address(shared)), "l"(global), "r"(predicate ? 4 : 0) : "memory");
 }
 GPU_DEVICE void cp_async_commit(Site) { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N>
@@ -57,37 +52,28 @@ GPU_DEVICE void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-GPU_DEVICE void ldmatrix_x1(uint32_t (&r)[1], const void* row, Site) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];"
-                 : "=r"(r[0])
-                 : "r"(detail::smem_address(row))
-                 : "memory");
+GPU_DEVICE void ldmatrix_x1(uint32_t (&r)[1], const void *row, Site) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(r[0]) : "r"(detail::smem_address(row)) : "memory");
 }
-GPU_DEVICE void ldmatrix_x2(uint32_t (&r)[2], const void* row, Site) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1])
-                 : "r"(detail::smem_address(row))
-                 : "memory");
+GPU_DEVICE void ldmatrix_x2(uint32_t (&r)[2], const void *row, Site) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(detail::smem_address(row)) : "memory");
 }
-GPU_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row, Site) {
+GPU_DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void *row, Site) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(detail::smem_address(row))
                  : "memory");
 }
-GPU_DEVICE void ldmatrix_x1_trans(uint32_t (&r)[1], const void* row, Site) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];"
-                 : "=r"(r[0])
-                 : "r"(detail::smem_address(row))
-                 : "memory");
+GPU_DEVICE void ldmatrix_x1_trans(uint32_t (&r)[1], const void *row, Site) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(r[0]) : "r"(detail::smem_address(row)) : "memory");
 }
-GPU_DEVICE void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, Site) {
+GPU_DEVICE void ldmatrix_x2_trans(uint32_t (&r)[2], const void *row, Site) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
                  : "=r"(r[0]), "=r"(r[1])
                  : "r"(detail::smem_address(row))
                  : "memory");
 }
-GPU_DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Site) {
+GPU_DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row, Site) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(detail::smem_address(row))
@@ -95,25 +81,22 @@ GPU_DEVICE void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Site) {
 }
 
 GPU_DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-        "%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+                 "%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 GPU_DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
-        "%2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+                 "%2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 GPU_DEVICE void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-        "%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+                 "%3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 GPU_DEVICE float shfl(float value, int lane, Site) { return __shfl_sync(detail::kFullWarp, value, lane); }
@@ -122,24 +105,12 @@ GPU_DEVICE uint32_t shfl(uint32_t value, int lane, Site) { return __shfl_sync(de
 GPU_DEVICE float shfl_xor(float value, int mask, Site) { return __shfl_xor_sync(detail::kFullWarp, value, mask); }
 GPU_DEVICE int32_t shfl_xor(int32_t value, int mask, Site) { return __shfl_xor_sync(detail::kFullWarp, value, mask); }
 GPU_DEVICE uint32_t shfl_xor(uint32_t value, int mask, Site) { return __shfl_xor_sync(detail::kFullWarp, value, mask); }
-GPU_DEVICE float shfl_up(float value, int by, Site) {
-    return __shfl_up_sync(detail::kFullWarp, value, static_cast<unsigned>(by));
-}
-GPU_DEVICE int32_t shfl_up(int32_t value, int by, Site) {
-    return __shfl_up_sync(detail::kFullWarp, value, static_cast<unsigned>(by));
-}
-GPU_DEVICE uint32_t shfl_up(uint32_t value, int by, Site) {
-    return __shfl_up_sync(detail::kFullWarp, value, static_cast<unsigned>(by));
-}
-GPU_DEVICE float shfl_down(float value, int by, Site) {
-    return __shfl_down_sync(detail::kFullWarp, value, static_cast<unsigned>(by));
-}
-GPU_DEVICE int32_t shfl_down(int32_t value, int by, Site) {
-    return __shfl_down_sync(detail::kFullWarp, value, static_cast<unsigned>(by));
-}
-GPU_DEVICE uint32_t shfl_down(uint32_t value, int by, Site) {
-    return __shfl_down_sync(detail::kFullWarp, value, static_cast<unsigned>(by));
-}
+GPU_DEVICE float shfl_up(float value, int by, Site) { return __shfl_up_sync(detail::kFullWarp, value, static_cast<unsigned>(by)); }
+GPU_DEVICE int32_t shfl_up(int32_t value, int by, Site) { return __shfl_up_sync(detail::kFullWarp, value, static_cast<unsigned>(by)); }
+GPU_DEVICE uint32_t shfl_up(uint32_t value, int by, Site) { return __shfl_up_sync(detail::kFullWarp, value, static_cast<unsigned>(by)); }
+GPU_DEVICE float shfl_down(float value, int by, Site) { return __shfl_down_sync(detail::kFullWarp, value, static_cast<unsigned>(by)); }
+GPU_DEVICE int32_t shfl_down(int32_t value, int by, Site) { return __shfl_down_sync(detail::kFullWarp, value, static_cast<unsigned>(by)); }
+GPU_DEVICE uint32_t shfl_down(uint32_t value, int by, Site) { return __shfl_down_sync(detail::kFullWarp, value, static_cast<unsigned>(by)); }
 GPU_DEVICE uint32_t ballot(bool vote, Site) { return __ballot_sync(detail::kFullWarp, vote); }
 GPU_DEVICE bool any(bool vote, Site) { return __any_sync(detail::kFullWarp, vote) != 0; }
 GPU_DEVICE bool all(bool vote, Site) { return __all_sync(detail::kFullWarp, vote) != 0; }
@@ -224,54 +195,47 @@ GPU_DEVICE uint32_t hfma2(uint32_t a, uint32_t b, uint32_t c) {
     return r;
 }
 
-GPU_DEVICE U4 load16(const void* p) { return *static_cast<const U4*>(p); }
-GPU_DEVICE U2 load8(const void* p) { return *static_cast<const U2*>(p); }
-GPU_DEVICE U4 load16_streaming(const void* p) {
+GPU_DEVICE U4 load16(const void *p) { return *static_cast<const U4 *>(p); }
+GPU_DEVICE U2 load8(const void *p) { return *static_cast<const U2 *>(p); }
+GPU_DEVICE U4 load16_streaming(const void *p) {
     U4 r;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-        : "=r"(r.v[0]), "=r"(r.v[1]), "=r"(r.v[2]), "=r"(r.v[3])
-        : "l"(p));
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(r.v[0]), "=r"(r.v[1]), "=r"(r.v[2]), "=r"(r.v[3]) : "l"(p));
     return r;
 }
-GPU_DEVICE void store16(void* p, const U4& value) { *static_cast<U4*>(p) = value; }
-GPU_DEVICE void store8(void* p, const U2& value) { *static_cast<U2*>(p) = value; }
+GPU_DEVICE void store16(void *p, const U4 &value) { *static_cast<U4 *>(p) = value; }
+GPU_DEVICE void store8(void *p, const U2 &value) { *static_cast<U2 *>(p) = value; }
 
-GPU_DEVICE int32_t atomic_add(int32_t* p, int32_t value) { return atomicAdd(p, value); }
-GPU_DEVICE uint32_t atomic_add(uint32_t* p, uint32_t value) { return atomicAdd(p, value); }
-GPU_DEVICE int32_t atomic_max(int32_t* p, int32_t value) { return atomicMax(p, value); }
-GPU_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t value) { return atomicMax(p, value); }
-GPU_DEVICE uint32_t atomic_or(uint32_t* p, uint32_t value) { return atomicOr(p, value); }
-GPU_DEVICE uint32_t atomic_cas(uint32_t* p, uint32_t expected, uint32_t value) { return atomicCAS(p, expected, value); }
-GPU_DEVICE uint32_t atomic_inc(uint32_t* p, uint32_t limit) { return atomicInc(p, limit); }
+GPU_DEVICE int32_t atomic_add(int32_t *p, int32_t value) { return atomicAdd(p, value); }
+GPU_DEVICE uint32_t atomic_add(uint32_t *p, uint32_t value) { return atomicAdd(p, value); }
+GPU_DEVICE int32_t atomic_max(int32_t *p, int32_t value) { return atomicMax(p, value); }
+GPU_DEVICE uint32_t atomic_max(uint32_t *p, uint32_t value) { return atomicMax(p, value); }
+GPU_DEVICE uint32_t atomic_or(uint32_t *p, uint32_t value) { return atomicOr(p, value); }
+GPU_DEVICE uint32_t atomic_cas(uint32_t *p, uint32_t expected, uint32_t value) { return atomicCAS(p, expected, value); }
+GPU_DEVICE uint32_t atomic_inc(uint32_t *p, uint32_t limit) { return atomicInc(p, limit); }
 
 /// GPU_LAUNCH: checks the sizes that CUDA would only call "invalid", raises the shared-memory limit when needed,
 /// queues.
 template <typename Params>
-inline int launch(void (*kernel)(Params), Dim3 grid, Dim3 block, std::size_t smem_bytes, void* stream,
-                  const std::common_type_t<Params>& params) {
+inline int launch(void (*kernel)(Params), Dim3 grid, Dim3 block, std::size_t smem_bytes, void *stream, const std::common_type_t<Params> &params) {
     static_assert(std::is_trivially_copyable_v<Params>, "a kernel takes one trivially copyable struct");
-    if (grid.x < 1 || grid.y < 1 || grid.z < 1 || block.x < 1 || block.y < 1 || block.z < 1 ||
-        block.x * block.y * block.z % kWarpSize != 0)
+    if (grid.x < 1 || grid.y < 1 || grid.z < 1 || block.x < 1 || block.y < 1 || block.z < 1 || block.x * block.y * block.z % kWarpSize != 0)
         return cudaErrorInvalidConfiguration;
     constexpr std::size_t kDefaultLimit = 48 * 1024;
-    const void* function = reinterpret_cast<const void*>(kernel);
+    const void *function = reinterpret_cast<const void *>(kernel);
     if (smem_bytes > kDefaultLimit) {
-        const cudaError_t raised =
-            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem_bytes));
+        const cudaError_t raised = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(smem_bytes));
         if (raised != cudaSuccess) return raised;
     }
     Params copy = params;
-    void* arguments[] = {&copy};
+    void *arguments[] = {&copy};
     const dim3 grid_size(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
-    const dim3 block_size(static_cast<unsigned>(block.x), static_cast<unsigned>(block.y),
-                          static_cast<unsigned>(block.z));
-    const cudaError_t queued =
-        cudaLaunchKernel(function, grid_size, block_size, arguments, smem_bytes, static_cast<cudaStream_t>(stream));
+    const dim3 block_size(static_cast<unsigned>(block.x), static_cast<unsigned>(block.y), static_cast<unsigned>(block.z));
+    const cudaError_t queued = cudaLaunchKernel(function, grid_size, block_size, arguments, smem_bytes, static_cast<cudaStream_t>(stream));
     // Read and clear, so that the caller's next CUDA call does not report a failure that was ours.
     return queued != cudaSuccess ? cudaGetLastError() : queued;
 }
 
 /// A sentence for a code that GPU_LAUNCH returned.
-inline const char* launch_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+inline const char *launch_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
-}  // namespace gpu
+} // namespace gpu

@@ -16,4 +16,4 @@ namespace gpu {
 /// Where a collective was called; only the host implementation looks at it.
 struct Site {};
 
-}  // namespace gpu
+} // namespace gpu

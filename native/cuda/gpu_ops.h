@@ -7,9 +7,9 @@
 namespace strata {
 
 /// The GPU functions of all ops, [kOpCount].
-const OpFunction* gpu_ops();
+const OpFunction *gpu_ops();
 
 /// The status of the bits that kernels raised since the last sync.
 Status report_fault(std::uint32_t bits);
 
-}  // namespace strata
+} // namespace strata

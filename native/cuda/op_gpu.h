@@ -17,21 +17,21 @@
 
 /// The name of an op's implementation on the device that the file is compiled for.
 #if defined(__CUDACC__)
-#    define GPU_IMPL_NAME(op) op "/sm80"
+#define GPU_IMPL_NAME(op) op "/sm80"
 #else
-#    define GPU_IMPL_NAME(op) op "/simt"
+#define GPU_IMPL_NAME(op) op "/simt"
 #endif
 
 namespace strata {
 
 /// The status of a launch, with the device's own words in the sentence.
-inline Status launched(const char* op, int error) {
+inline Status launched(const char *op, int error) {
     if (error == 0) return STRATA_OK;
     return fail(STRATA_E_DEVICE_FAULT, op, ": the kernel did not run (", gpu::launch_error_text(error),
                 "), must be accepted by the device; check the GPU with strata_device_describe and report the shapes");
 }
 
 /// For kernels: tells the next strata_stream_sync what kind of bad index was met (bits of Fault).
-GPU_DEVICE void raise_fault(std::uint32_t* fault, std::uint32_t bits) { gpu::atomic_or(fault, bits); }
+GPU_DEVICE void raise_fault(std::uint32_t *fault, std::uint32_t bits) { gpu::atomic_or(fault, bits); }
 
-}  // namespace strata
+} // namespace strata
