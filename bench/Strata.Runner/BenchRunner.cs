@@ -23,15 +23,15 @@ public static class BenchRunner
     /// <exception cref="StrataException">An op, case or device that is not there.</exception>
     /// <exception cref="OperationCanceledException">The run was ended early.</exception>
     public static int Run(BenchOptions options, TextWriter output, TextWriter log, CancellationToken cancel = default) =>
-        Run(options, OpHarness.All, output, log, cancel);
+        Run(options, OpHarness.All, Limits.Measure, output, log, cancel);
 
-    internal static int Run(BenchOptions options, IReadOnlyList<OpHarness> harnesses, TextWriter output, TextWriter log, CancellationToken cancel = default)
+    internal static int Run(BenchOptions options, IReadOnlyList<OpHarness> harnesses, Func<Device, Limits> measure, TextWriter output, TextWriter log, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(options);
         var display = new Display(output, log);
         List<(OpHarness Harness, OpCase Case)> work = Select(options, harnesses);
         using Targets targets = Targets.Open(options.Device, options.Isa == "all" ? null : options.Isa, options.Isa == "all", options.Threads);
-        BenchReport report = Time(work, targets, options, display, cancel);
+        BenchReport report = Time(work, targets, options, measure, display, cancel);
         string json = JsonSerializer.Serialize(report, ReportJson.Default.BenchReport);
         if (options.Out is not null) Save(options.Out, report, json, display);
         if (options.Json) display.WriteLine(json);
@@ -57,7 +57,7 @@ public static class BenchRunner
         return work;
     }
 
-    private static BenchReport Time(List<(OpHarness Harness, OpCase Case)> work, Targets targets, BenchOptions options, Display display, CancellationToken cancel)
+    private static BenchReport Time(List<(OpHarness Harness, OpCase Case)> work, Targets targets, BenchOptions options, Func<Device, Limits> measure, Display display, CancellationToken cancel)
     {
         var rows = new List<BenchRow>();
         var refused = new List<string>();
@@ -71,7 +71,7 @@ public static class BenchRunner
             foreach (Device device in targets.Devices)
             {
                 progress("limits of the machine", done++);
-                Limits limits = Limits.Measure(device);
+                Limits limits = measure(device);
                 reported = limits.ToReport();
                 using var timer = new CaseTimer(device, seconds);
                 foreach ((OpHarness harness, OpCase opCase) in work)
