@@ -8,13 +8,9 @@
 //
 // Compiled without -fsanitize=thread in every build: fibers share this state without ordering memory, as a GPU's
 // scheduler does. What orders memory is said by race_release and race_acquire and by nothing else.
-#include "runtime.h"
+#include "executor.h"
 
-#include <cstdlib>
 #include <cstring>
-#include <type_traits>
-
-#include "fiber.h"
 
 namespace simt {
 
@@ -25,134 +21,15 @@ namespace {
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxBlockDepth = 64;
 constexpr int kMaxGridSide = 65535;
-constexpr int kWarp = 32;
-constexpr int kMaxCopies = 256;
 // What an sm_80 GPU grants one block at most.
 constexpr std::size_t kMaxSharedBytes = 163 * 1024;
 
-/// A copy in a thread's queue, which is in the order of issue and so of groups.
-struct QueuedCopy {
-    Copy copy;
-    uint32_t group;
-    bool landed;
-};
-
-struct ThreadState {
-    Thread view;
-    Fiber fiber;
-    const char *waits_for; ///< null while runnable
-    Site waits_at;
-    bool ended;
-    uint32_t open_group;
-    Site last_copy;
-    int first_copy, copies; ///< a ring in `queue`
-    QueuedCopy queue[kMaxCopies];
-};
-
-struct WarpState {
-    const Collective *collective;
-    Site site;
-    uint32_t arrived;
-    uint32_t ended;
-    void *arguments[kWarp];
-    uint32_t meetings;
-    char order[2]; ///< addresses for the race detector, one for even and one for odd meetings
-};
-
-/// An array without initial values and without library code that another file could have instrumented.
-template <typename T>
-class Array {
-public:
-    Array() = default;
-    Array(const Array &) = delete;
-    Array &operator=(const Array &) = delete;
-    ~Array() { std::free(items_); }
-
-    bool resize(int count) {
-        void *items = std::realloc(items_, static_cast<std::size_t>(count) * sizeof(T));
-        if (items == nullptr) return false;
-        items_ = static_cast<T *>(items);
-        return true;
-    }
-    T &operator[](int i) { return items_[i]; }
-
-private:
-    static_assert(std::is_trivially_destructible_v<T>);
-    T *items_ = nullptr;
-};
-
-class Executor {
-public:
-    int run(const char *name, Index3 grid, Index3 block, std::size_t shared_bytes, void (*body)(const void *), const void *context);
-
-    void barrier(Site site);
-    void meet(const Collective &collective, Site site, void *argument);
-    void fence();
-    bool defer_copy(const Copy &copy, Site site);
-    void commit_copies(Site site);
-    bool next_landing(int keep, Copy &copy);
-    void count_ldmatrix(int extra_cycles, Site site);
-    [[noreturn]] void fail_here(Error error, Site site, const char *what);
-
-    Stats stats;
-    Sentence sentence;
-
-private:
-    bool check(const char *name, Index3 grid, Index3 block, std::size_t shared_bytes);
-    bool make_room(int threads);
-    int run_block(Index3 index);
-    static void thread_entry();
-    void thread_body();
-
-    uint64_t random();
-    bool coin() { return (random() >> 40 & 1) != 0; }
-    int take_runnable();
-    void go_to(int id);
-    void wait(const char *what, Site site);
-    void wake(int id);
-    void let_others_run();
-    void release_barrier();
-    [[noreturn]] void end_thread();
-    [[noreturn]] void fail(Error error);
-    [[noreturn]] void fail_deadlock();
-    Sentence &complain(Site site);
-
-    ThreadState &me() { return threads_[self->id]; }
-
-    Options options_;
-    const char *name_ = "";
-    void (*body_)(const void *) = nullptr;
-    const void *context_ = nullptr;
-    uint64_t random_ = 1;
-
-    Block block_{};
-    int thread_count_ = 0;
-    int live_ = 0;
-    int error_ = kOk;
-    Fiber os_thread_;
-    FiberStacks stacks_;
-    int capacity_ = 0;
-    uint32_t round_ = 0;
-    Array<ThreadState> threads_;
-    Array<WarpState> warps_;
-    Array<int> runnable_;
-    int runnable_count_ = 0;
-
-    int at_barrier_ = 0;
-    int first_at_barrier_ = 0;
-    Site barrier_site_{};
-    uint32_t barriers_ = 0;
-
-    // Addresses for the race detector.
-    char barrier_order_[2] = {}, start_order_ = 0, end_order_ = 0, fence_order_ = 0;
-};
+} // namespace
 
 Executor &executor() {
     static thread_local Executor instance;
     return instance;
 }
-
-bool same(Site a, Site b) { return a.line() == b.line() && (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0); }
 
 // ---- launching -----------------------------------------------------------------------------------------------------
 
@@ -367,160 +244,6 @@ void Executor::let_others_run() {
     runnable_[runnable_count_++] = self->id;
     go_to(take_runnable());
 }
-
-// ---- meeting points ------------------------------------------------------------------------------------------------
-
-constexpr const char *kBarrierName = "sync_threads";
-
-void Executor::barrier(Site site) {
-    const int id = self->id;
-    if (at_barrier_ == 0) {
-        barrier_site_ = site;
-        first_at_barrier_ = id;
-    } else if (!same(site, barrier_site_)) {
-        complain(site) << "sync_threads is reached by thread " << id << " while thread " << first_at_barrier_ << " waits at " << barrier_site_
-                       << "; let all threads of the block pass the same barriers";
-        fail(kDivergence);
-    }
-    char *const order = &barrier_order_[barriers_ & 1];
-    race_release(order);
-    if (++at_barrier_ == live_) {
-        release_barrier();
-        let_others_run();
-    } else {
-        wait(kBarrierName, site);
-    }
-    race_acquire(order);
-}
-
-void Executor::release_barrier() {
-    at_barrier_ = 0;
-    ++barriers_;
-    for (int i = 0; i < thread_count_; ++i)
-        if (threads_[i].waits_for == kBarrierName) wake(i);
-}
-
-void Executor::meet(const Collective &collective, Site site, void *argument) {
-    const int id = self->id;
-    const int lane = id % kWarp;
-    WarpState &warp = warps_[id / kWarp];
-    if (warp.ended != 0) {
-        complain(site) << collective.name << " is reached by thread " << id << ", but thread " << id - lane + __builtin_ctz(warp.ended)
-                       << " of the same warp has ended; "
-                       << "let all lanes reach every collective";
-        fail(kDivergence);
-    }
-    if (warp.arrived == 0) {
-        warp.collective = &collective;
-        warp.site = site;
-    } else if (warp.collective != &collective || !same(site, warp.site)) {
-        complain(site) << "lanes disagree: thread " << id << " is at " << collective.name << " while thread "
-                       << id - lane + __builtin_ctz(warp.arrived) << " waits at " << warp.collective->name << " of " << warp.site
-                       << "; let all lanes of the warp reach the same collective";
-        fail(kDivergence);
-    }
-    char *const order = &warp.order[warp.meetings & 1];
-    if (collective.orders_memory) race_release(order);
-    warp.arguments[lane] = argument;
-    warp.arrived |= 1u << lane;
-    if (warp.arrived == 0xffffffffu) {
-        collective.operation(warp.arguments, site);
-        warp.arrived = 0;
-        ++warp.meetings;
-        for (int i = 0; i < kWarp; ++i)
-            if (i != lane) wake(id - lane + i);
-        let_others_run();
-    } else {
-        wait(collective.name, site);
-    }
-    if (collective.orders_memory) race_acquire(order);
-}
-
-void Executor::fence() {
-    race_release(&fence_order_);
-    race_acquire(&fence_order_);
-}
-
-// ---- asynchronous copies -------------------------------------------------------------------------------------------
-
-bool Executor::defer_copy(const Copy &copy, Site site) {
-    ThreadState &thread = me();
-    if (thread.copies == kMaxCopies) {
-        complain(site) << "thread " << self->id << " has " << kMaxCopies << " copies (cp_async) that it did not wait for, the "
-                       << "executor keeps no more; wait for older groups first";
-        fail(kAsyncOverflow);
-    }
-    const bool at_once = options_.async == AsyncMode::kAtIssue || (options_.async == AsyncMode::kRandom && coin());
-    thread.queue[(thread.first_copy + thread.copies++) % kMaxCopies] = {copy, thread.open_group, at_once};
-    thread.last_copy = site;
-    return !at_once;
-}
-
-void Executor::commit_copies(Site) { ++me().open_group; }
-
-bool Executor::next_landing(int keep, Copy &copy) {
-    ThreadState &thread = me();
-    while (thread.copies > 0) {
-        const QueuedCopy &oldest = thread.queue[thread.first_copy];
-        if (int64_t{oldest.group} + keep >= int64_t{thread.open_group}) return false;
-        thread.first_copy = (thread.first_copy + 1) % kMaxCopies;
-        --thread.copies;
-        if (!oldest.landed) {
-            copy = oldest.copy;
-            return true;
-        }
-    }
-    return false;
-}
-
-// ---- complaints ----------------------------------------------------------------------------------------------------
-
-/// Starts a sentence: kernel, line.
-Sentence &Executor::complain(Site site) {
-    sentence.clear();
-    return sentence.kernel(name_) << " at " << site << ": ";
-}
-
-void Executor::fail(Error error) {
-    sentence << " (block " << block_.index << "; seed " << options_.seed << ")";
-    error_ = error;
-    leave_fiber(me().fiber, os_thread_);
-}
-
-void Executor::fail_here(Error error, Site site, const char *what) {
-    complain(site) << "thread " << self->id << " " << what;
-    fail(error);
-}
-
-void Executor::fail_deadlock() {
-    int shown = 0;
-    sentence.clear();
-    sentence.kernel(name_) << ": no thread can go on;";
-    for (int i = 0; i < thread_count_ && shown < 4; ++i) {
-        const ThreadState &thread = threads_[i];
-        if (thread.waits_for == nullptr) continue;
-        // One thread of each kind of waiting says enough.
-        bool told = false;
-        for (int j = 0; j < i && !told; ++j) told = threads_[j].waits_for == thread.waits_for && same(threads_[j].waits_at, thread.waits_at);
-        if (told) continue;
-        sentence << (shown == 0 ? " thread " : ", thread ") << i << " waits at " << thread.waits_for << " of " << thread.waits_at;
-        ++shown;
-    }
-    sentence << ", " << thread_count_ - live_ << " of " << thread_count_
-             << " threads have ended; let all threads reach the same barriers and collectives";
-    fail(kDeadlock);
-}
-
-void Executor::count_ldmatrix(int extra_cycles, Site site) {
-    ++stats.ldmatrix_phases;
-    stats.ldmatrix_bank_conflicts += static_cast<uint64_t>(extra_cycles);
-    if (extra_cycles == 0 || !options_.bank_conflict_is_error) return;
-    complain(site) << "ldmatrix takes " << extra_cycles + 1 << " cycles for the rows of one 8x8 matrix, must take 1; "
-                   << "swizzle or pad the rows so that they lie in different banks";
-    fail(kBankConflict);
-}
-
-} // namespace
 
 // ---- the interface -------------------------------------------------------------------------------------------------
 
