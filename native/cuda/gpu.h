@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vocabulary of every GPU kernel: one set of intrinsics with two implementations, nvcc's and the host's.
 //
-// A kernel file (`*_sm80.cu`) includes this header and nothing of CUDA. nvcc compiles it for the `cuda` devices
+// A kernel file (`*_sm80.cu`) includes this header (ops: by op_gpu.h) and nothing of CUDA. nvcc compiles it for the `cuda` devices
 // (gpu_cuda.h); g++ compiles the very same file for the `simt` device (gpu_simt.h), where every CUDA thread is a fiber,
 // warps meet at their collectives, copies land late on purpose and wrong programs are told where they are wrong.
 //
