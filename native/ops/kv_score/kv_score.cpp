@@ -37,6 +37,8 @@ Status check_settings(const CheckMode &mode, const strata_kv_score_args &args, K
 
 Status check_shapes(const CheckMode &mode, KvScoreProblem *p) {
     const KvCacheView &cache = p->cache;
+    // Half of 2^31, so that key numbers may be rounded up to tiles.
+    TRY(check_range(mode, "max_length", p->max_length, 0, INT32_MAX / 2, "pass an upper bound of the lengths"));
     TRY(check_equal(mode, "q.shape[0]", p->q.shape[0], "batch", cache.batch, "pass the window of every sequence"));
     TRY(check_equal(mode, "q.shape[3]", p->q.shape[3], "head_dim", cache.head_dim, "pass queries of the cache's heads"));
     TRY(check_range(mode, "q.shape[1] (window)", p->q.shape[1], 1, INT32_MAX, "pass at least the last query"));
