@@ -5,15 +5,6 @@
 #include <cstring>
 #include <dlfcn.h>
 
-#if defined(__x86_64__) && defined(__GLIBC__)
-// The loader's functions moved from libdl to libc in glibc 2.34; the old versions are in both places, so the library also runs on 2.28.
-__asm__(".symver dlopen,dlopen@GLIBC_2.2.5");
-__asm__(".symver dlsym,dlsym@GLIBC_2.2.5");
-__asm__(".symver dlerror,dlerror@GLIBC_2.2.5");
-__asm__(".symver dlclose,dlclose@GLIBC_2.2.5");
-__asm__(".symver dladdr,dladdr@GLIBC_2.2.5");
-#endif
-
 namespace strata {
 
 namespace {

@@ -12,11 +12,6 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__GLIBC__) && defined(__x86_64__)
-// The version of pow that every glibc has; the newer one (2.29) differs in how it reports errors, not in its results.
-__asm__(".symver pow,pow@GLIBC_2.2.5");
-#endif
-
 namespace strata {
 
 /// Neighbouring frequencies differ by this factor: base^(-2 / dims).
