@@ -151,6 +151,9 @@ inline void transpose(F32x16 (&a)[16]) {
         a[i] = {turned[i / 8][0][i % 8], turned[i / 8][1][i % 8]};
     }
 }
+inline bool any_nan(F32x16 x) {
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q))) != 0;
+}
 inline __m256 scale_exp_half(__m256 p, __m256 n, __m256 x) {
     const __m256i whole = _mm256_cvtps_epi32(n);
     const __m256i half = _mm256_srai_epi32(whole, 1); // two steps: 2^128 does not exist
@@ -181,6 +184,12 @@ inline I32x16 operator+(I32x16 x, I32x16 y) { return {_mm256_add_epi32(x.a, y.a)
 inline I32x16 operator-(I32x16 x, I32x16 y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 inline I32x16 operator*(I32x16 x, I32x16 y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
 inline F32x16 to_f32(I32x16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline std::int32_t reduce_add(I32x16 x) {
+    const __m256i eight = _mm256_add_epi32(x.a, x.b);
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
 inline I32x16 to_i32_nearest(F32x16 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 inline I32x16 load_s8(const std::int8_t *p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
@@ -242,6 +251,18 @@ inline I32x16 byte_of_lane(U8x64 x, int byte) {
     const __m128i shift = _mm_cvtsi32_si128(8 * byte);
     const __m256i mask = _mm256_set1_epi32(255);
     return {_mm256_and_si256(_mm256_srl_epi32(x.a, shift), mask), _mm256_and_si256(_mm256_srl_epi32(x.b, shift), mask)};
+}
+template <int Byte>
+inline F32x16 byte_as_f32(U8x64 x) {
+    const __m256i mask = _mm256_set1_epi32(255);
+    return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.a, 8 * Byte), mask)),
+            _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.b, 8 * Byte), mask))};
+}
+template <int Nibble>
+inline F32x16 nibble_as_f32(U8x64 x) {
+    const __m256i mask = _mm256_set1_epi32(15);
+    return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.a, 4 * Nibble), mask)),
+            _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.b, 4 * Nibble), mask))};
 }
 
 inline __m256i broadcast4(const std::int8_t *s4) {

@@ -90,6 +90,7 @@ inline void transpose(F32x16 (&a)[16]) {
         a[c + 12].v = _mm512_shuffle_f32x4(high01, high23, 0xdd);
     }
 }
+inline bool any_nan(F32x16 a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q) != 0; }
 inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
     __m512 r = _mm512_scalef_ps(p.v, n.v);
     r = _mm512_mask_mov_ps(r, _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(88.72F), _CMP_GT_OQ), _mm512_set1_ps(__builtin_inff()));
@@ -108,6 +109,7 @@ inline I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.v, b.v)
 inline I32x16 operator-(I32x16 a, I32x16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 inline I32x16 operator*(I32x16 a, I32x16 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 inline F32x16 to_f32(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline std::int32_t reduce_add(I32x16 a) { return _mm512_reduce_add_epi32(a.v); }
 inline I32x16 to_i32_nearest(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 inline I32x16 load_s8(const std::int8_t *p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)))}; }
 inline I32x16 load_u8(const std::uint8_t *p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)))}; }
@@ -141,6 +143,16 @@ inline U8x64 low_nibbles(U8x64 a) { return {_mm512_and_si512(a.v, _mm512_set1_ep
 inline U8x64 high_nibbles(U8x64 a) { return shift_right<4>(a); }
 inline I32x16 byte_of_lane(U8x64 a, int b) {
     return {_mm512_and_si512(_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(8 * b)), _mm512_set1_epi32(255))};
+}
+template <int Byte>
+inline F32x16 byte_as_f32(U8x64 a) {
+    return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(a.v, 8 * Byte), _mm512_set1_epi32(255)))};
+}
+// The permutation looks at the low four bits of each lane only: a table of 0 ... 15 saves the mask and the conversion.
+template <int Nibble>
+inline F32x16 nibble_as_f32(U8x64 a) {
+    const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return {_mm512_permutexvar_ps(_mm512_srli_epi32(a.v, 4 * Nibble), table)};
 }
 
 inline __m512i broadcast4(const std::int8_t *s4) {

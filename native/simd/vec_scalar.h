@@ -60,6 +60,11 @@ inline void transpose(F32x16 (&a)[16]) {
         }
     }
 }
+inline bool any_nan(F32x16 a) {
+    bool found = false;
+    LANES found = found || a.v[i] != a.v[i];
+    return found;
+}
 inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
     LANES {
         if (x.v[i] > 88.72F) {
@@ -89,6 +94,7 @@ inline I32x16 operator+(I32x16 a, I32x16 b) { LANES a.v[i] += b.v[i]; return a; 
 inline I32x16 operator-(I32x16 a, I32x16 b) { LANES a.v[i] -= b.v[i]; return a; }
 inline I32x16 operator*(I32x16 a, I32x16 b) { LANES a.v[i] *= b.v[i]; return a; }
 inline F32x16 to_f32(I32x16 a) { F32x16 r; LANES r.v[i] = static_cast<float>(a.v[i]); return r; }
+inline std::int32_t reduce_add(I32x16 a) { std::int32_t sum = 0; LANES sum += a.v[i]; return sum; }
 inline I32x16 to_i32_nearest(F32x16 a) { I32x16 r; LANES r.v[i] = static_cast<std::int32_t>(std::nearbyint(a.v[i])); return r; }
 inline I32x16 load_s8(const std::int8_t *p) { I32x16 r; LANES r.v[i] = p[i]; return r; }
 inline I32x16 load_u8(const std::uint8_t *p) { I32x16 r; LANES r.v[i] = p[i]; return r; }
@@ -120,6 +126,10 @@ inline U8x64 shift_right(U8x64 a) { for (auto &x : a.v) x = static_cast<std::uin
 template <int Bits>
 inline U8x64 shift_left(U8x64 a) { for (auto &x : a.v) x = static_cast<std::uint8_t>(x << Bits); return a; }
 inline I32x16 byte_of_lane(U8x64 a, int b) { I32x16 r; LANES r.v[i] = a.v[4 * i + b]; return r; }
+template <int Byte>
+inline F32x16 byte_as_f32(U8x64 a) { F32x16 r; LANES r.v[i] = a.v[4 * i + Byte]; return r; }
+template <int Nibble>
+inline F32x16 nibble_as_f32(U8x64 a) { F32x16 r; LANES r.v[i] = static_cast<float>((a.v[4 * i + Nibble / 2] >> (4 * (Nibble % 2))) & 15); return r; }
 
 inline I32x16 dot_u8s8(I32x16 sum, U8x64 u, const std::int8_t *s4) {
     LANES for (int b = 0; b < 4; ++b) sum.v[i] += static_cast<std::int32_t>(u.v[4 * i + b]) * s4[b];

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// embed: the checked problem.
+#pragma once
+
+#include "core/weight.h"
+
+namespace strata {
+
+struct EmbedProblem {
+    View ids; // i32 [tokens]
+    View y;   // [tokens, k]
+    WeightView w;
+    std::int64_t tokens;
+    std::int32_t groups_per_step; // of 32 columns, for quantised formats
+};
+
+Status check_embed(const CheckMode &mode, const strata_embed_args &args, EmbedProblem *problem);
+
+} // namespace strata
