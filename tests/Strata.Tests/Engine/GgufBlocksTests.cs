@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The block decoder against vectors worked out by hand and against files that another program quantised.
 using System.Buffers.Binary;
-using NUnit.Framework;
 using Strata.Engine.Gguf;
 using Strata.Reference;
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sound GGUF files: what the reader hands out.
-using NUnit.Framework;
 using Strata.Engine;
 using Strata.Engine.Gguf;
 

@@ -2,7 +2,6 @@
 // Malformed, cut and mutated GGUF files: always the one exception, in bounded time and memory.
 using System.Diagnostics;
 using System.Text.RegularExpressions;
-using NUnit.Framework;
 using Strata.Engine;
 using Strata.Engine.Gguf;
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The checked arithmetic on sizes at and around its limits.
-using NUnit.Framework;
 using Strata.Engine.Gguf;
 
 namespace Strata.Tests.Engine;

@@ -4,7 +4,6 @@ using System.Diagnostics;
 using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
-using NUnit.Framework;
 using Strata.Engine;
 using Strata.Engine.Gguf;
 using Strata.Engine.Tokenization;
