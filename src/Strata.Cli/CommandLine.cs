@@ -16,14 +16,16 @@ internal static class CommandLine
     {
         var root = new RootCommand("Runs GGUF models on the Strata kernels, checks the kernels and times them.")
         {
-            InfoCommand.Create(), TokenizeCommand.Create(), BenchCommand.Create(), VerifyCommand.Create(),
+            InfoCommand.Create(), GenerateCommand.Create(), PerplexityCommand.Create(), TokenizeCommand.Create(), BenchCommand.Create(), VerifyCommand.Create(),
         };
 
         // A prompt that begins with @ is a prompt, not the name of a file with arguments.
         ParseResult parsed = root.Parse(args, new ParserConfiguration { ResponseFileTokenReplacer = null });
         if (parsed.Errors.Count > 0)
         {
-            Console.Error.WriteLine($"strata: {parsed.Errors[0].Message} See strata --help.");
+            // A word that is no verb also leaves the verb missing; the word is what the user wants to hear of.
+            string misuse = parsed.UnmatchedTokens.Count > 0 ? $"'{parsed.UnmatchedTokens[0]}' is not known here." : parsed.Errors[0].Message;
+            Console.Error.WriteLine($"strata: {OneLine(misuse)} See strata --help.");
             return Misused;
         }
 
@@ -38,7 +40,8 @@ internal static class CommandLine
         }
         catch (Exception e) when (IsExpected(e))
         {
-            Console.Error.WriteLine($"strata: {OneLine(e.Message)}");
+            string message = OneLine(e.Message);
+            Console.Error.WriteLine(message.StartsWith("strata: ", StringComparison.Ordinal) ? message : $"strata: {message}");
             return Failed;
         }
     }
