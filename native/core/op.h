@@ -32,8 +32,8 @@ Status read_args(const char *op, const Args *from, Args *to) {
     const auto *bytes = reinterpret_cast<const unsigned char *>(from);
     for (std::size_t i = sizeof(Args); i < size; ++i) {
         if (bytes[i] != 0) {
-            return fail(STRATA_E_VERSION, op, ": the argument block has ", size, " bytes with fields this version (", sizeof(Args),
-                        " bytes) does not know; use a newer library or leave the new fields zero");
+            return fail(STRATA_E_VERSION, op, ": struct_size is ", size, " and byte ", i, " is set, must be zero past the ", sizeof(Args),
+                        " bytes that this version knows; use a newer library or leave the new fields zero");
         }
     }
     *to = Args{};
