@@ -23,7 +23,7 @@ Status read_args(const char *op, const Args *from, Args *to) {
     if (from == nullptr) {
         return fail(STRATA_E_ARGUMENT, op, ": args is NULL, must point to the op's argument block; pass its address");
     }
-    constexpr std::uint32_t kLargest = 1u << 16; // a garbage size must not send us reading far
+    constexpr std::size_t kLargest = sizeof(Args) + 1024; // room to grow; a garbage size must not send us reading far
     const std::uint32_t size = from->struct_size;
     if (size < 2 * sizeof(std::uint32_t) || size > kLargest) {
         return fail(STRATA_E_VERSION, op, ": struct_size is ", size, ", must be sizeof of the argument block (", sizeof(Args),
