@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Where output goes: results to stdout, everything about the run to stderr.
+using System.Text.Encodings.Web;
 using System.Text.Json;
 using Spectre.Console;
 
@@ -17,7 +18,7 @@ internal static class Terminal
     public static void WriteJson(Action<Utf8JsonWriter> write)
     {
         using Stream stream = Console.OpenStandardOutput();
-        using (var writer = new Utf8JsonWriter(stream))
+        using (var writer = new Utf8JsonWriter(stream, new JsonWriterOptions { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
         {
             write(writer);
         }
@@ -50,14 +51,20 @@ internal static class Terminal
     }
 
     /// <summary>Runs long work with a bar on stderr, where stderr is a terminal.</summary>
-    public static T WithProgress<T>(string title, Func<Action<double>, T> work) =>
-        Log.Progress()
+    public static T WithProgress<T>(string title, Func<Action<double>?, T> work)
+    {
+        if (!Log.Profile.Out.IsTerminal)
+        {
+            return work(null);
+        }
+
+        return Log.Progress()
             .Columns(new TaskDescriptionColumn(), new ProgressBarColumn(), new PercentageColumn(), new RemainingTimeColumn())
-            .HideCompleted(true)
             .AutoClear(true)
             .Start(context =>
             {
                 ProgressTask task = context.AddTask(title, maxValue: 1);
                 return work(share => task.Value = share);
             });
+    }
 }

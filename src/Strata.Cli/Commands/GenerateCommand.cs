@@ -83,20 +83,17 @@ internal static class GenerateCommand
 
     private static void WriteTable(LoadedModel loaded, int prompt, GenerationResult result, LlamaSession session)
     {
-        Table table = new Table().Border(TableBorder.Simple).AddColumns("device", "prompt", "prefill", "generated", "decode", "KV live", "KV peak");
-        table.AddRow(
-            Markup.Escape($"{loaded.Device.Id} {loaded.Device.Isa}"),
-            $"{prompt} tokens",
-            Rate(prompt, result.SecondsPrefill),
-            $"{result.Ids.Count} tokens",
-            Rate(result.Ids.Count - 1, result.SecondsDecode),
-            string.Create(CultureInfo.InvariantCulture, $"{session.KvBytesLive / Mebibyte:0.00} MiB"),
-            string.Create(CultureInfo.InvariantCulture, $"{session.KvBytesPeak / Mebibyte:0.00} MiB"));
+        Table table = new Table().Border(TableBorder.Simple).AddColumns("", "tokens", "tokens/s", "KV cache");
+        table.AddRow("prompt", $"{prompt}", Rate(prompt, result.SecondsPrefill), $"{Mebibytes(session.KvBytesPeak)} at its largest");
+        table.AddRow("generated", $"{result.Ids.Count}", Rate(result.Ids.Count - 1, result.SecondsDecode), $"{Mebibytes(session.KvBytesLive)} at the end");
         Terminal.Log.Write(table);
+        Terminal.Log.WriteLine($"{loaded.Device.Id} {loaded.Device.Isa}");
     }
 
+    private static string Mebibytes(long bytes) => string.Create(CultureInfo.InvariantCulture, $"{bytes / Mebibyte:0.00} MiB");
+
     private static string Rate(int tokens, double seconds) =>
-        tokens > 0 && seconds > 0 ? string.Create(CultureInfo.InvariantCulture, $"{tokens / seconds:0.0} tokens/s") : "";
+        tokens > 0 && seconds > 0 ? string.Create(CultureInfo.InvariantCulture, $"{tokens / seconds:0.0}") : "";
 
     private static void WriteJson(LoadedModel loaded, int[] prompt, GenerationResult result, LlamaSession session) => Terminal.WriteJson(writer =>
     {

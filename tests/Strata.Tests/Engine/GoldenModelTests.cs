@@ -48,7 +48,7 @@ internal sealed class GoldenModelTests
         using JsonDocument golden = JsonDocument.Parse(File.ReadAllText(SharedData.Require("golden/generate.json")));
         SafeTensors expected = SafeTensors.Open(SharedData.Require("golden/logits.safetensors"));
         LlamaModel model = Smol(device);
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < (device.Isa is "scalar" ? 1 : 4); i++)
         {
             int[] ids = Integers(golden.RootElement.GetProperty("prompts")[i].GetProperty("ids"));
             using var session = new LlamaSession(model, gate.Options(ids.Length));
@@ -100,7 +100,7 @@ internal sealed class GoldenModelTests
         session.CutToBudget();
         foreach (int layer in new[] { 2, 14, 27 })
         {
-            JsonElement rows = kept.RootElement.GetProperty("snapkv_w32_avg5").GetProperty($"L{layer}").GetProperty($"{budget}");
+            JsonElement rows = kept.RootElement.GetProperty("snapkv_w32_avg5").GetProperty($"L{layer}").GetProperty($"{budget}").GetProperty("rows");
             for (int head = 0; head < 3; head++)
             {
                 int[] expected = Integers(rows[head].GetProperty("kept"));
