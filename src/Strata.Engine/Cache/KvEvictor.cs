@@ -9,7 +9,6 @@ internal sealed class KvEvictor : IDisposable
 {
     /// <summary>Queries that vote under SnapKV, and the tokens that are never dropped for being recent.</summary>
     public const int Window = 32;
-    private const int PoolWidth = 5;
     private const int StreamingSinks = 4;
     private readonly Device _device;
     private readonly LlamaConfig _config;
@@ -85,11 +84,7 @@ internal sealed class KvEvictor : IDisposable
         Cache = _cache.Layer(layer),
         Q = queries,
         Scores = _scores,
-        Statistic = ScoreStatistic.Sum,
-        Pool = ScorePool.Average,
-        PoolWidth = PoolWidth,
-        Heads = ScoreHeads.GroupMean,
-        ExcludeLast = (int)queries.Shape(1),
+        Settings = KvScoreSettings.SnapKv((int)queries.Shape(1)),
         MaxLength = length,
     };
 

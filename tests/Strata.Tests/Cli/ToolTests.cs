@@ -160,7 +160,7 @@ internal sealed class ToolTests
 
     private static (int Code, string Output, string Log) Run(params string[] arguments)
     {
-        var start = new ProcessStartInfo("dotnet") { RedirectStandardOutput = true, RedirectStandardError = true };
+        var start = new ProcessStartInfo("dotnet") { UseShellExecute = false, RedirectStandardOutput = true, RedirectStandardError = true };
         start.ArgumentList.Add(Tool);
         foreach (string argument in arguments)
         {
