@@ -225,6 +225,10 @@ Status check_weight(const CheckMode &mode, const char *name, const strata_weight
     view->panel_count = (weight.n + kPanelRows - 1) / kPanelRows;
     view->format = weight.format;
     view->group = weight.group;
+    const FormatInfo &info = *format_info(weight.format);
+    view->groups_per_step = groups_per_step(info, weight.format, weight.group);
+    view->code_bytes = info.code_bytes;
+    view->tail_bytes = info.tail_bytes;
     if (!mode.data) {
         return STRATA_OK;
     }

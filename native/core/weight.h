@@ -65,6 +65,9 @@ struct WeightView {
     std::int64_t panel_bytes;
     std::int32_t format;
     std::int32_t group;
+    std::int32_t groups_per_step; // of 32 columns; 0 for floats
+    std::int32_t code_bytes;      // of 32 columns by 16 rows; floats: of one element
+    std::int32_t tail_bytes;      // of a step
 };
 
 /// Groups of 32 columns in a step of this format and group.

@@ -16,7 +16,6 @@ Status check_embed(const CheckMode &mode, const strata_embed_args &args, EmbedPr
     TRY(check_range(mode, "ids.shape[0] (tokens)", problem->tokens, 0, INT32_MAX, "split the tokens"));
     TRY(check_range(mode, "w.n", problem->w.n, 1, INT32_MAX, "an id has 32 bits"));
     TRY(check_range(mode, "w.k", problem->w.k, 1, INT32_MAX, "split the weight"));
-    problem->groups_per_step = groups_per_step(*format_info(problem->w.format), problem->w.format, problem->w.group);
     TRY(check_no_partial_overlap(mode, "y", problem->y, "ids", problem->ids, false));
     if (mode.read_indices) {
         const auto *ids = static_cast<const std::int32_t *>(problem->ids.data);

@@ -11,7 +11,6 @@ struct EmbedProblem {
     View y;   // [tokens, k]
     WeightView w;
     std::int64_t tokens;
-    std::int32_t groups_per_step; // of 32 columns, for quantised formats
 };
 
 Status check_embed(const CheckMode &mode, const strata_embed_args &args, EmbedProblem *problem);

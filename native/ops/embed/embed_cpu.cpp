@@ -48,7 +48,7 @@ RowFunction row_function(const EmbedProblem &p) {
     case STRATA_FORMAT_Q6_K: return quantised_row<Q6_K>;
     default: break; // Q4_0 and I4
     }
-    switch (p.groups_per_step) {
+    switch (p.w.groups_per_step) {
     case 2: return quantised_row<SymmetricNibbles<1>>;
     case 4: return quantised_row<SymmetricNibbles<2>>;
     default: return quantised_row<SymmetricNibbles<4>>;

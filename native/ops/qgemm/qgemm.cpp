@@ -18,12 +18,10 @@ Status check_qgemm(const CheckMode &mode, const strata_qgemm_args &args, QgemmPr
     TRY(check_range(mode, "x.shape[0] (m)", problem->m, 0, INT32_MAX, "split the rows"));
     TRY(check_range(mode, "w.n", problem->w.n, 1, INT32_MAX, "split the weight"));
     TRY(check_range(mode, "w.k", problem->w.k, 1, INT32_MAX, "split the weight"));
-    const FormatInfo &info = *format_info(problem->w.format);
     if (problem->int8_activations && is_float_format(problem->w.format)) {
-        return fail(STRATA_E_ARGUMENT, mode.op, ": flags asks for int8 activations with ", info.name,
+        return fail(STRATA_E_ARGUMENT, mode.op, ": flags asks for int8 activations with ", format_info(problem->w.format)->name,
                     " weights, must be with weights of 4 to 8 bits; clear STRATA_QGEMM_INT8_ACTIVATIONS");
     }
-    problem->groups_per_step = groups_per_step(info, problem->w.format, problem->w.group);
     return check_no_partial_overlap(mode, "y", problem->y, "x", problem->x, false);
 }
 

@@ -11,7 +11,6 @@ struct QgemmProblem {
     View y; // [m, n]
     WeightView w;
     std::int64_t m;
-    std::int32_t groups_per_step; // of 32 columns, for quantised formats
     bool int8_activations;
 };
 

@@ -207,7 +207,7 @@ Status qgemm_exact_cpu(Exec &exec, const QgemmProblem &p) {
     case STRATA_FORMAT_Q6_K: return run<Quantised<Q6_K>>(exec, p);
     default: break; // Q4_0 and I4
     }
-    switch (p.groups_per_step) {
+    switch (p.w.groups_per_step) {
     case 2: return run<Quantised<SymmetricNibbles<1>>>(exec, p);
     case 4: return run<Quantised<SymmetricNibbles<2>>>(exec, p);
     default: return run<Quantised<SymmetricNibbles<4>>>(exec, p);

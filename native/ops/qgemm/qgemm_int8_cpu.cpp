@@ -239,7 +239,7 @@ Status qgemm_int8_cpu(Exec &exec, const QgemmProblem &p) {
     case STRATA_FORMAT_Q6_K: return run<Q6_K>(exec, p);
     default: break; // Q4_0 and I4
     }
-    switch (p.groups_per_step) {
+    switch (p.w.groups_per_step) {
     case 2: return run<SymmetricNibbles<1>>(exec, p);
     case 4: return run<SymmetricNibbles<2>>(exec, p);
     default: return run<SymmetricNibbles<4>>(exec, p);
