@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Options that several verbs share, so that they are spelled and refused alike.
 using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Globalization;
 
 namespace Strata.Cli.Commands;
 
@@ -30,16 +32,13 @@ internal static class CommonOptions
         var option = new Option<int>(name, aliases) { Description = description, HelpName = "N", DefaultValueFactory = _ => otherwise };
         option.Validators.Add(result =>
         {
-            // A value that is no number at all has been refused already.
-            if (result.Errors.Any())
+            // A value that is no number at all is refused by the parser itself.
+            foreach (Token token in result.Tokens)
             {
-                return;
-            }
-
-            int value = result.GetValueOrDefault<int>();
-            if (value < minimum || value > maximum)
-            {
-                result.AddError($"{name} is {value}, must be {minimum} to {maximum}; pass a number in that range.");
+                if (int.TryParse(token.Value, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int value) && (value < minimum || value > maximum))
+                {
+                    result.AddError($"{name} is {value}, must be {minimum} to {maximum}; pass a number in that range.");
+                }
             }
         });
         return option;

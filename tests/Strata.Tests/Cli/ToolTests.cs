@@ -33,7 +33,7 @@ internal sealed class ToolTests
     [TestCase("-5 is a number <|endoftext|>")]
     public void TokenizeGivesTheIdsOfTheTokenizer(string text)
     {
-        using JsonDocument document = RunJson("tokenize", "-m", TinyModel.Path, $"-p={text}", "--json");
+        using JsonDocument document = RunJson("tokenize", "-m", TinyModel.Path, "-p", text, "--json");
         int[] ids = [.. document.RootElement.GetProperty("ids").EnumerateArray().Select(id => id.GetInt32())];
         Assert.That(ids, Is.EqualTo(TinyModel.Tokenizer().Encode(text)));
     }
