@@ -56,7 +56,8 @@ Status parse_device(const char *device, const BackendSlot **slot, std::int32_t *
             }
         }
     }
-    return fail(STRATA_E_ARGUMENT, "context: device is ", device, ", must be cpu, simt or cuda:N; see strata_device_describe for those that are there");
+    return fail(STRATA_E_ARGUMENT, "context: device is ", Quote{device},
+                ", must be cpu, simt or cuda:N; see strata_device_describe for those that are there");
 }
 
 } // namespace
@@ -84,9 +85,7 @@ using strata::need;
 
 std::uint32_t strata_abi_version(void) { return STRATA_ABI_VERSION; }
 
-const char *strata_build_info(void) {
-    return "strata " STRATA_VERSION ", " STRATA_COMPILER ", cpu: scalar avx2 avx512 avx512vnni";
-}
+const char *strata_build_info(void) { return "strata " STRATA_VERSION ", " STRATA_COMPILER ", cpu: scalar avx2 avx512 avx512vnni"; }
 
 const char *strata_last_error(void) { return strata::error_text().c_str(); }
 
@@ -202,7 +201,8 @@ void *strata_buffer_data(const strata_buffer *buffer) { return buffer != nullptr
 
 std::size_t strata_buffer_bytes(const strata_buffer *buffer) { return buffer != nullptr ? buffer->bytes : 0; }
 
-strata_status strata_copy(strata_context *context, void *destination, const void *source, std::size_t bytes, std::int32_t kind, strata_stream stream) {
+strata_status strata_copy(strata_context *context, void *destination, const void *source, std::size_t bytes, std::int32_t kind,
+                          strata_stream stream) {
     return guard([&]() -> strata::Status {
         TRY(need(context, "copy", "context"));
         if (kind < STRATA_COPY_TO_DEVICE || kind > STRATA_COPY_ON_DEVICE) {
@@ -239,8 +239,7 @@ strata_status strata_stream_create(strata_context *context, strata_stream *strea
 strata_status strata_stream_destroy(strata_context *context, strata_stream stream) {
     return guard([&]() -> strata::Status {
         TRY(need(context, "stream_destroy", "context"));
-        return stream == nullptr ? strata_status{STRATA_OK}
-                                 : carry(*context->backend, context->backend->stream_destroy(context->state, stream));
+        return stream == nullptr ? strata_status{STRATA_OK} : carry(*context->backend, context->backend->stream_destroy(context->state, stream));
     });
 }
 
@@ -298,10 +297,11 @@ strata_status strata_event_elapsed(strata_event *start, strata_event *end, doubl
         TRY(need(end, "event_elapsed", "end"));
         TRY(need(microseconds, "event_elapsed", "microseconds"));
         if (start->context != end->context || !start->recorded || !end->recorded) {
-            return fail(STRATA_E_ARGUMENT, "event_elapsed: one event was not recorded or is of another context, must be two recorded events of one context; record both first");
+            return fail(
+                STRATA_E_ARGUMENT,
+                "event_elapsed: one event was not recorded or is of another context, must be two recorded events of one context; record both first");
         }
-        return carry(*start->context->backend,
-                     start->context->backend->event_elapsed(start->context->state, start->event, end->event, microseconds));
+        return carry(*start->context->backend, start->context->backend->event_elapsed(start->context->state, start->event, end->event, microseconds));
     });
 }
 

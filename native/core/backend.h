@@ -18,19 +18,19 @@ inline constexpr std::int32_t kOpCount = static_cast<std::int32_t>(OpId::kCount)
 
 /// What strata_context_create passes on.
 struct OpenOptions {
-    std::int32_t index;    // device number within its kind
-    std::int32_t threads;  // 0 = all
-    const char *isa;       // CPU: highest instruction set; may be null
+    std::int32_t index;   // device number within its kind
+    std::int32_t threads; // 0 = all
+    const char *isa;      // CPU: highest instruction set; may be null
 };
 
 /// What an opened device tells the context.
 struct DeviceTraits {
-    const char *isa = "";               // "avx512vnni", "sm_90", "simt"; lives as long as the device is open
-    const OpFunction *ops = nullptr;    // [kOpCount]
-    ThreadPool *pool = nullptr;         // CPU only
-    std::uint32_t *fault = nullptr;     // device address of the fault word; null on the CPU
+    const char *isa = "";            // "avx512vnni", "sm_90", "simt"; lives as long as the device is open
+    const OpFunction *ops = nullptr; // [kOpCount]
+    ThreadPool *pool = nullptr;      // CPU only
+    std::uint32_t *fault = nullptr;  // device address of the fault word; null on the CPU
     std::int32_t multiprocessors = 1;
-    bool host_checks_indices = false;   // tables and lengths are ordinary host memory that the check step reads
+    bool host_checks_indices = false; // tables and lengths are ordinary host memory that the check step reads
 };
 
 /// Functions of one device kind. `state` is what open() returned. A failing function leaves its sentence in last_error().

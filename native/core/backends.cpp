@@ -30,9 +30,7 @@ bool own_directory(Text &path) {
     return true;
 }
 
-void set_reason(BackendSlot *slot, const Text &text) {
-    copy_text(slot->reason, text.c_str());
-}
+void set_reason(BackendSlot *slot, const Text &text) { copy_text(slot->reason, text.c_str()); }
 
 void load(BackendSlot *slot, const char *file) {
     Text path;
@@ -46,7 +44,8 @@ void load(BackendSlot *slot, const char *file) {
     void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
         const char *why = dlerror();
-        reason << slot->kind << ": " << file << " could not be loaded (" << (why != nullptr ? why : "no reason given") << "), must lie beside libstrata.so; install it there";
+        reason << slot->kind << ": " << file << " could not be loaded (" << (why != nullptr ? why : "no reason given")
+               << "), must lie beside libstrata.so; install it there";
         set_reason(slot, reason);
         return;
     }

@@ -12,9 +12,9 @@
 #include <thread>
 
 // Every <op>_cpu.cpp is compiled once per instruction set into that set's namespace.
-#define DECLARE_OPS(isa)                                                                                                                   \
-    namespace strata::isa {                                                                                                                \
-    extern const OpFunction ops[kOpCount];                                                                                                 \
+#define DECLARE_OPS(isa)                   \
+    namespace strata::isa {                \
+    extern const OpFunction ops[kOpCount]; \
     }
 DECLARE_OPS(scalar)
 DECLARE_OPS(avx2)
@@ -101,7 +101,7 @@ void enter(void *, Exec *) {}
 // Large buffers are mapped at a huge-page boundary: 2 MiB pages are worth a fifth of one core's read bandwidth.
 Status allocate(void *, std::size_t bytes, void **data) {
     if (bytes < kHugePage) {
-        *data = ::operator new(bytes, std::align_val_t{256}, std::nothrow);
+        *data = ::operator new (bytes, std::align_val_t{256}, std::nothrow);
         if (*data == nullptr) {
             return fail(STRATA_E_MEMORY, "buffer_create: ", bytes, " bytes are not free, must be; free some memory or ask for less");
         }
@@ -127,7 +127,7 @@ Status allocate(void *, std::size_t bytes, void **data) {
 
 void release(void *, void *data, std::size_t bytes) {
     if (bytes < kHugePage) {
-        ::operator delete(data, std::align_val_t{256});
+        ::operator delete (data, std::align_val_t{256});
     } else {
         munmap(data, (bytes + kHugePage - 1) / kHugePage * kHugePage);
     }
@@ -179,9 +179,9 @@ Status limit_measure(void *state, std::int32_t limit, double *per_second) {
 
 const Backend &cpu_backend() {
     static const Backend backend = {
-        kBackendInterface, "cpu",          last_error,     device_count,   describe,    open,          close,       enter,      allocate,      release,
-        copy,              fill,           stream_create,  stream_nothing, stream_nothing, event_create, event_destroy, event_record, event_wait, stream_nothing,
-        event_elapsed,     limit_measure,
+        kBackendInterface, "cpu",        last_error, device_count,   describe,      open,           close,          enter,
+        allocate,          release,      copy,       fill,           stream_create, stream_nothing, stream_nothing, event_create,
+        event_destroy,     event_record, event_wait, stream_nothing, event_elapsed, limit_measure,
     };
     return backend;
 }

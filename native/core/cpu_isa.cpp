@@ -121,7 +121,8 @@ Status choose_isa(const char *requested, Isa *isa) {
         *isa = static_cast<Isa>(i);
         return STRATA_OK;
     }
-    return fail(STRATA_E_ARGUMENT, "cpu: instruction set ", requested, " is not known, must be scalar, avx2, avx512, avx512vnni or amx; correct STRATA_ISA or desc.isa");
+    return fail(STRATA_E_ARGUMENT, "cpu: instruction set ", Quote{requested},
+                " is not known, must be scalar, avx2, avx512, avx512vnni or amx; correct STRATA_ISA or desc.isa");
 }
 
 void describe_isa(Text &text) {

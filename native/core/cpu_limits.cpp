@@ -200,7 +200,8 @@ std::size_t read_bytes() {
     const long level3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
     cache = level3 > 0 ? static_cast<std::size_t>(level3) : 0;
 #endif
-    return std::clamp(2 * cache, kMinReadBytes, kMaxReadBytes) / kReadRound * kReadRound;
+    const std::size_t rounds = std::clamp(2 * cache, kMinReadBytes, kMaxReadBytes) / kReadRound;
+    return (rounds > 0 ? rounds : 1) * kReadRound;
 }
 
 // Rounds of a millisecond walk through the buffer. Their upper quartile is sustained: not the lucky window in which the neighbours of a

@@ -7,7 +7,8 @@
 
 namespace strata {
 
-/// Measures a STRATA_LIMIT_* on all threads of the pool for about a third of a second. @errors E_UNSUPPORTED: the instruction set has no such unit; E_MEMORY.
+/// Measures a STRATA_LIMIT_* on all threads of the pool for about a third of a second. @errors E_UNSUPPORTED: the instruction set has no such unit;
+/// E_MEMORY.
 Status measure_cpu_limit(Isa isa, ThreadPool &pool, std::int32_t limit, double *per_second);
 
 } // namespace strata

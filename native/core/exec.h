@@ -21,12 +21,12 @@ enum Fault : std::uint32_t {
 ///     if (exec.dry_run) return STRATA_OK;
 struct Exec {
     Planner planner;
-    bool dry_run;                      // size query: pointers are null, nothing may run
-    void *stream = nullptr;            // cudaStream_t on CUDA; null elsewhere
-    ThreadPool *pool = nullptr;        // CPU only
-    std::uint32_t *fault = nullptr;    // GPU and simt: device address of the fault word
-    std::int32_t multiprocessors = 1;  // GPU and simt: for grid sizes
-    const char *impl = "";             // set by the device function: "qgemm/avx512vnni"
+    bool dry_run;                     // size query: pointers are null, nothing may run
+    void *stream = nullptr;           // cudaStream_t on CUDA; null elsewhere
+    ThreadPool *pool = nullptr;       // CPU only
+    std::uint32_t *fault = nullptr;   // GPU and simt: device address of the fault word
+    std::int32_t multiprocessors = 1; // GPU and simt: for grid sizes
+    const char *impl = "";            // set by the device function: "qgemm/avx512vnni"
 };
 
 /// An op on one device. `problem` is the op's checked problem struct.

@@ -15,7 +15,8 @@ Status guard(const Body &body) noexcept {
     } catch (const std::bad_alloc &) {
         return fail(STRATA_E_MEMORY, "strata: host memory is exhausted, must hold a few kilobytes more; free some and call again");
     } catch (...) {
-        return fail(STRATA_E_INTERNAL, "strata: an unexpected exception was stopped at the ABI, must never happen; report it with the call's arguments");
+        return fail(STRATA_E_INTERNAL,
+                    "strata: an unexpected exception was stopped at the ABI, must never happen; report it with the call's arguments");
     }
 }
 

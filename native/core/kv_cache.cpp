@@ -20,8 +20,8 @@ Status check_indices(const CheckMode &mode, const KvCacheView &view) {
             const std::int64_t used = (length + view.page_size - 1) / view.page_size;
             for (std::int64_t i = 0; i < used; ++i) {
                 if (table[i] < 0 || table[i] >= view.pages) {
-                    return fail(STRATA_E_INDEX, mode.op, ": cache.page_table[", b, ",", h, ",", i, "] is ", table[i], ", must be 0 to ", view.pages - 1,
-                                "; give every used slot a page of the pool");
+                    return fail(STRATA_E_INDEX, mode.op, ": cache.page_table[", b, ",", h, ",", i, "] is ", table[i], ", must be 0 to ",
+                                view.pages - 1, "; give every used slot a page of the pool");
                 }
             }
         }
@@ -66,8 +66,8 @@ Status check_kv_cache(const CheckMode &mode, const strata_kv_cache &cache, Acces
     if (view->positions.present()) {
         for (std::int32_t i = 0; i < 3; ++i) {
             if (view->positions.shape[i] != keys.shape[i]) {
-                return fail(STRATA_E_SHAPE, mode.op, ": cache.positions.shape[", i, "] is ", view->positions.shape[i], ", must equal cache.keys.shape[", i,
-                            "] = ", keys.shape[i], "; keep one position per slot");
+                return fail(STRATA_E_SHAPE, mode.op, ": cache.positions.shape[", i, "] is ", view->positions.shape[i],
+                            ", must equal cache.keys.shape[", i, "] = ", keys.shape[i], "; keep one position per slot");
             }
         }
     }
@@ -94,7 +94,8 @@ Status check_row_offsets(const CheckMode &mode, const char *name, const View &of
         const std::int64_t at = values[i * offsets.stride[0]];
         const bool bad = (i == 0 && at != 0) || at < previous || at > rows || (i == batch && at != rows);
         if (bad) {
-            return fail(STRATA_E_INDEX, mode.op, ": ", name, "[", i, "] is ", at, ", must rise from 0 to the row count ", rows, "; rebuild the offsets");
+            return fail(STRATA_E_INDEX, mode.op, ": ", name, "[", i, "] is ", at, ", must rise from 0 to the row count ", rows,
+                        "; rebuild the offsets");
         }
         previous = at;
     }
@@ -107,11 +108,9 @@ Status check_rope(const CheckMode &mode, const strata_rope_params &rope, std::in
     checked->dims = rope.dims == 0 ? static_cast<std::int32_t>(head_dim) : rope.dims;
     checked->base = rope.base == 0.0F ? 10000.0F : rope.base;
     checked->frequency_scale = rope.frequency_scale == 0.0F ? 1.0F : rope.frequency_scale;
-    if (rope.mode == STRATA_ROPE_NONE) {
-        return STRATA_OK;
-    }
     if (checked->dims < 0 || checked->dims > head_dim || checked->dims % 2 != 0) {
-        return fail(STRATA_E_ARGUMENT, mode.op, ": rope.dims is ", checked->dims, ", must be even and 0 to head_dim = ", head_dim, "; rotate whole pairs");
+        return fail(STRATA_E_ARGUMENT, mode.op, ": rope.dims is ", checked->dims, ", must be even and 0 to head_dim = ", head_dim,
+                    "; rotate whole pairs");
     }
     if (!(checked->base > 0.0F) || !std::isfinite(checked->base) || !(checked->frequency_scale > 0.0F) || !std::isfinite(checked->frequency_scale)) {
         return fail(STRATA_E_ARGUMENT, mode.op, ": rope.base is ", static_cast<double>(checked->base), " and rope.frequency_scale is ",

@@ -12,9 +12,9 @@ namespace strata {
 
 /// What a check may look at.
 struct CheckMode {
-    const char *op;      // name for sentences
-    bool data;           // pointers are there and must be valid (run); false: shapes only (supported, workspace)
-    bool read_indices;   // tables and lengths are host memory and must be checked here (cpu, run)
+    const char *op;    // name for sentences
+    bool data;         // pointers are there and must be valid (run); false: shapes only (supported, workspace)
+    bool read_indices; // tables and lengths are host memory and must be checked here (cpu, run)
 };
 
 /// Copies the caller's args, whatever their age: missing fields are zero, unknown ones must be.
@@ -117,16 +117,16 @@ struct OpCall {
 } // namespace strata
 
 /// The three exports of op `name`, whose check is strata::check_<name>(const CheckMode&, const strata_<name>_args&, <Type>Problem*).
-#define DEFINE_OP(name, Type)                                                                                                              \
-    static constexpr ::strata::OpCall<strata_##name##_args, ::strata::Type##Problem> name##_call{#name, ::strata::OpId::name,             \
-                                                                                              &::strata::check_##name};                   \
-    strata_status strata_##name##_supported(strata_context *context, const strata_##name##_args *args) {                                   \
-        return ::strata::guard([&] { return name##_call.supported(context, args); });                                                     \
-    }                                                                                                                                      \
-    strata_status strata_##name##_workspace(strata_context *context, const strata_##name##_args *args, std::size_t *bytes) {               \
-        return ::strata::guard([&] { return name##_call.workspace(context, args, bytes); });                                              \
-    }                                                                                                                                      \
-    strata_status strata_##name##_run(strata_context *context, const strata_##name##_args *args, void *workspace,                          \
-                                      std::size_t workspace_bytes, strata_stream stream) {                                                 \
-        return ::strata::guard([&] { return name##_call.run(context, args, workspace, workspace_bytes, stream); });                       \
+#define DEFINE_OP(name, Type)                                                                                                                  \
+    static constexpr ::strata::OpCall<strata_##name##_args, ::strata::Type##Problem> name##_call{#name, ::strata::OpId::name,                  \
+                                                                                                 &::strata::check_##name};                     \
+    strata_status strata_##name##_supported(strata_context *context, const strata_##name##_args *args) {                                       \
+        return ::strata::guard([&] { return name##_call.supported(context, args); });                                                          \
+    }                                                                                                                                          \
+    strata_status strata_##name##_workspace(strata_context *context, const strata_##name##_args *args, std::size_t *bytes) {                   \
+        return ::strata::guard([&] { return name##_call.workspace(context, args, bytes); });                                                   \
+    }                                                                                                                                          \
+    strata_status strata_##name##_run(strata_context *context, const strata_##name##_args *args, void *workspace, std::size_t workspace_bytes, \
+                                      strata_stream stream) {                                                                                  \
+        return ::strata::guard([&] { return name##_call.run(context, args, workspace, workspace_bytes, stream); });                            \
     }

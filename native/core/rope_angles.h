@@ -15,12 +15,12 @@
 namespace strata {
 
 /// Neighbouring frequencies differ by this factor: base^(-2 / dims).
-static inline double rope_ratio(const strata_rope_params& rope) {
+static inline double rope_ratio(const strata_rope_params &rope) {
     return std::pow(static_cast<double>(rope.base), -2.0 / static_cast<double>(rope.dims));
 }
 
 /// frequencies[i] = frequency_scale * base^(-2i / dims), i = 0 ... dims/2 - 1, of checked parameters.
-static inline void rope_frequencies(const strata_rope_params& rope, double* frequencies) {
+static inline void rope_frequencies(const strata_rope_params &rope, double *frequencies) {
     const double ratio = rope_ratio(rope);
     double frequency = static_cast<double>(rope.frequency_scale);
     for (std::int32_t i = 0; i < rope.dims / 2; ++i) {
@@ -30,12 +30,12 @@ static inline void rope_frequencies(const strata_rope_params& rope, double* freq
 }
 
 /// cosine[i], sine[i] of position * frequencies[i].
-static inline void rope_angles(const double* frequencies, std::int64_t pairs, std::int32_t position,
-                               float* __restrict cosine, float* __restrict sine) {
+static inline void rope_angles(const double *frequencies, std::int64_t pairs, std::int32_t position, float *__restrict cosine,
+                               float *__restrict sine) {
     constexpr double kTwoOverPi = 0.63661977236758134308;
     constexpr double kHalfPiHigh = 1.57079632679489655800;
     constexpr double kHalfPiLow = 6.12323399573676603587e-17;
-    constexpr double kRounder = 6755399441055744.0;  // 1.5 * 2^52: adding it leaves the nearest integer in the low bits
+    constexpr double kRounder = 6755399441055744.0; // 1.5 * 2^52: adding it leaves the nearest integer in the low bits
     for (std::int64_t i = 0; i < pairs; ++i) {
         const double angle = static_cast<double>(position) * frequencies[i];
         const double rounded = angle * kTwoOverPi + kRounder;
@@ -47,8 +47,7 @@ static inline void rope_angles(const double* frequencies, std::int64_t pairs, st
         const float r2 = r * r;
         // Taylor series: on |r| <= pi/4 the first dropped terms are below 2e-9.
         const float s = r + r * r2 * (-1.0F / 6 + r2 * (1.0F / 120 + r2 * (-1.0F / 5040 + r2 * (1.0F / 362880))));
-        const float c =
-            1.0F + r2 * (-0.5F + r2 * (1.0F / 24 + r2 * (-1.0F / 720 + r2 * (1.0F / 40320 - r2 * (1.0F / 3628800)))));
+        const float c = 1.0F + r2 * (-0.5F + r2 * (1.0F / 24 + r2 * (-1.0F / 720 + r2 * (1.0F / 40320 - r2 * (1.0F / 3628800)))));
         const float odd_sine = (quadrant & 1u) != 0 ? c : s;
         const float odd_cosine = (quadrant & 1u) != 0 ? s : c;
         sine[i] = (quadrant & 2u) != 0 ? -odd_sine : odd_sine;
@@ -57,8 +56,8 @@ static inline void rope_angles(const double* frequencies, std::int64_t pairs, st
 }
 
 /// Turns the first 2 * pairs channels of `row` in place; pairs are (2i, 2i+1) or (i, i + pairs), see strata_rope_mode.
-static inline void rope_turn(std::int32_t mode, std::int64_t pairs, const float* __restrict cosine,
-                             const float* __restrict sine, float* __restrict row) {
+static inline void rope_turn(std::int32_t mode, std::int64_t pairs, const float *__restrict cosine, const float *__restrict sine,
+                             float *__restrict row) {
     if (mode == STRATA_ROPE_INTERLEAVED) {
         for (std::int64_t i = 0; i < pairs; ++i) {
             const float a = row[2 * i];
@@ -68,7 +67,7 @@ static inline void rope_turn(std::int32_t mode, std::int64_t pairs, const float*
         }
         return;
     }
-    float* __restrict upper = row + pairs;
+    float *__restrict upper = row + pairs;
     for (std::int64_t i = 0; i < pairs; ++i) {
         const float a = row[i];
         const float b = upper[i];
@@ -77,4 +76,4 @@ static inline void rope_turn(std::int32_t mode, std::int64_t pairs, const float*
     }
 }
 
-}  // namespace strata
+} // namespace strata

@@ -17,6 +17,18 @@ Text &Text::operator<<(const char *text) {
     return *this;
 }
 
+Text &Text::operator<<(Quote quote) {
+    constexpr std::size_t kMost = 40;
+    char shown[kMost + 1] = {};
+    std::size_t length = 0;
+    while (quote.text[length] != '\0' && length < kMost) {
+        shown[length] = quote.text[length];
+        ++length;
+    }
+    *this << shown;
+    return quote.text[length] == '\0' ? *this : *this << "...";
+}
+
 void Text::append_unsigned(std::uint64_t value) {
     char digits[24];
     std::size_t at = sizeof digits;

@@ -12,12 +12,18 @@ namespace strata {
 
 using Status = strata_status;
 
+/// A caller's text in a sentence: its first 40 bytes, so that the rest of the sentence always fits.
+struct Quote {
+    const char *text;
+};
+
 /// A sentence built in a fixed buffer. Longer text is cut, never overflows; no printf, no allocation, no locale.
 class Text {
 public:
     static constexpr std::size_t kCapacity = 1024;
 
     Text &operator<<(const char *text);
+    Text &operator<<(Quote quote);
     Text &operator<<(double value);
     template <class Integer, std::enable_if_t<std::is_integral_v<Integer>, int> = 0>
     Text &operator<<(Integer value) {
@@ -29,7 +35,10 @@ public:
         return *this;
     }
 
-    void clear() { length_ = 0; text_[0] = '\0'; }
+    void clear() {
+        length_ = 0;
+        text_[0] = '\0';
+    }
     const char *c_str() const { return text_; }
 
 private:
@@ -68,9 +77,9 @@ void copy_text(char (&to)[Capacity], const char *from) {
 } // namespace strata
 
 /// Returns from the calling function if `expression` is not STRATA_OK.
-#define TRY(expression)                                                                                                                    \
-    do {                                                                                                                                   \
-        if (const ::strata::Status try_status = (expression); try_status != STRATA_OK) {                                                   \
-            return try_status;                                                                                                             \
-        }                                                                                                                                  \
+#define TRY(expression)                                                                  \
+    do {                                                                                 \
+        if (const ::strata::Status try_status = (expression); try_status != STRATA_OK) { \
+            return try_status;                                                           \
+        }                                                                                \
     } while (false)

@@ -74,7 +74,8 @@ bool absent(const strata_tensor &tensor) { return tensor.data == nullptr && tens
 Status check_tensor(const CheckMode &mode, const char *name, const strata_tensor &tensor, std::int32_t ndim, DtypeSet types, Access access,
                     View *view) {
     if (tensor.ndim != ndim) {
-        return fail(STRATA_E_SHAPE, mode.op, ": ", name, ".ndim is ", tensor.ndim, ", must be ", ndim, "; describe the tensor with all its dimensions");
+        return fail(STRATA_E_SHAPE, mode.op, ": ", name, ".ndim is ", tensor.ndim, ", must be ", ndim,
+                    "; describe the tensor with all its dimensions");
     }
     if (tensor.dtype < 0 || tensor.dtype > STRATA_DTYPE_U8 || (types & dtype_bit(tensor.dtype)) == 0) {
         Text wanted;
@@ -95,14 +96,16 @@ Status check_tensor(const CheckMode &mode, const char *name, const strata_tensor
         view->shape[i] = tensor.shape[i];
         all_zero = all_zero && tensor.stride[i] == 0;
         if (tensor.shape[i] != 0 && __builtin_mul_overflow(elements, tensor.shape[i], &elements)) {
-            return fail(STRATA_E_SHAPE, mode.op, ": ", name, " has more elements than 64 bits count, must have at most 2^63 - 1; pass the real extents");
+            return fail(STRATA_E_SHAPE, mode.op, ": ", name,
+                        " has more elements than 64 bits count, must have at most 2^63 - 1; pass the real extents");
         }
     }
     std::int64_t dense = 1;
     for (std::int32_t i = ndim - 1; i >= 0; --i) {
         view->stride[i] = all_zero ? dense : tensor.stride[i];
         if (view->stride[i] < 0) {
-            return fail(STRATA_E_SHAPE, mode.op, ": ", name, ".stride[", i, "] is ", view->stride[i], ", must not be negative; pass a view that runs forward");
+            return fail(STRATA_E_SHAPE, mode.op, ": ", name, ".stride[", i, "] is ", view->stride[i],
+                        ", must not be negative; pass a view that runs forward");
         }
         dense *= tensor.shape[i] > 0 ? tensor.shape[i] : 1;
     }
@@ -118,23 +121,25 @@ Status check_tensor(const CheckMode &mode, const char *name, const strata_tensor
         return fail(STRATA_E_SHAPE, mode.op, ": ", name, " spans more than 2^63 - 1 bytes, must be addressable; pass the real strides");
     }
     if (access == Access::kWrite && overlaps_itself(*view)) {
-        return fail(STRATA_E_SHAPE, mode.op, ": ", name, " has strides that put two elements at one address, must not when it is written; pass its real strides");
+        return fail(STRATA_E_SHAPE, mode.op, ": ", name,
+                    " has strides that put two elements at one address, must not when it is written; pass its real strides");
     }
     if (mode.data) {
         if (tensor.data == nullptr) {
-            return fail(STRATA_E_ARGUMENT, mode.op, ": ", name, ".data is NULL, must point to ", view->elements(), " elements; pass the tensor's memory");
+            return fail(STRATA_E_ARGUMENT, mode.op, ": ", name, ".data is NULL, must point to ", view->elements(),
+                        " elements; pass the tensor's memory");
         }
         // NOLINTNEXTLINE(clang-analyzer-core.DivideZero): every type of the set has a size
         if (reinterpret_cast<std::uintptr_t>(tensor.data) % static_cast<std::uintptr_t>(dtype_bytes(tensor.dtype)) != 0) {
-            return fail(STRATA_E_ALIGNMENT, mode.op, ": ", name, ".data is not aligned to its element, must be a multiple of ", dtype_bytes(tensor.dtype),
-                        " bytes; align the memory");
+            return fail(STRATA_E_ALIGNMENT, mode.op, ": ", name, ".data is not aligned to its element, must be a multiple of ",
+                        dtype_bytes(tensor.dtype), " bytes; align the memory");
         }
     }
     return STRATA_OK;
 }
 
-Status check_optional_tensor(const CheckMode &mode, const char *name, const strata_tensor &tensor, std::int32_t ndim, DtypeSet types,
-                             Access access, View *view) {
+Status check_optional_tensor(const CheckMode &mode, const char *name, const strata_tensor &tensor, std::int32_t ndim, DtypeSet types, Access access,
+                             View *view) {
     if (absent(tensor)) {
         *view = View{};
         return STRATA_OK;

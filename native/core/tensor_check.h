@@ -54,8 +54,8 @@ Status check_tensor(const CheckMode &mode, const char *name, const strata_tensor
                     View *view);
 
 /// The same for a tensor that may be absent (ndim 0 and data NULL).
-Status check_optional_tensor(const CheckMode &mode, const char *name, const strata_tensor &tensor, std::int32_t ndim, DtypeSet types,
-                             Access access, View *view);
+Status check_optional_tensor(const CheckMode &mode, const char *name, const strata_tensor &tensor, std::int32_t ndim, DtypeSet types, Access access,
+                             View *view);
 
 /// `got` must equal `want`: "op: x.shape[1] is 4095, must equal w.k = 4096; <cure>".
 Status check_equal(const CheckMode &mode, const char *got_name, std::int64_t got, const char *want_name, std::int64_t want, const char *cure);

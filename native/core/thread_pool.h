@@ -41,8 +41,8 @@ private:
     void *argument_ = nullptr;
     std::int64_t chunks_ = 0;
     alignas(64) std::atomic<std::int64_t> next_{0};
-    alignas(64) std::atomic<std::uint32_t> job_{0};      // counts jobs; workers wait for it to change
-    alignas(64) std::atomic<std::int32_t> busy_{0};      // workers that have not finished the job
+    alignas(64) std::atomic<std::uint32_t> job_{0}; // counts jobs; workers wait for it to change
+    alignas(64) std::atomic<std::int32_t> busy_{0}; // workers that have not finished the job
     std::atomic<bool> stop_{false};
 };
 

@@ -9,9 +9,9 @@ namespace strata {
 namespace {
 
 constexpr FormatInfo kFormats[] = {
-    {"F32", 1, 4, 0, 4, 0},           {"F16", 1, 2, 0, 2, 0},          {"BF16", 1, 2, 0, 2, 0},
-    {"Q4_0", 32, 18, 2, 256, 64},     {"Q4_1", 32, 20, 1, 256, 64},    {"Q8_0", 32, 34, 2, 512, 64},
-    {"Q4_K", 256, 144, 8, 256, 320},  {"Q6_K", 256, 210, 8, 256, 1344}, {"I4", 32, 16, 2, 256, 64},
+    {"F32", 1, 4, 0, 4, 0},          {"F16", 1, 2, 0, 2, 0},           {"BF16", 1, 2, 0, 2, 0},
+    {"Q4_0", 32, 18, 2, 256, 64},    {"Q4_1", 32, 20, 1, 256, 64},     {"Q8_0", 32, 34, 2, 512, 64},
+    {"Q4_K", 256, 144, 8, 256, 320}, {"Q6_K", 256, 210, 8, 256, 1344}, {"I4", 32, 16, 2, 256, 64},
 };
 
 // Sizes that no weight needs, so that sums of a few of them stay in 64 bits.
@@ -57,7 +57,8 @@ Status source_group(const char *op, const strata_weight_source &source, std::int
         return STRATA_OK;
     }
     if (source.group != 0) {
-        return fail(STRATA_E_ARGUMENT, op, ": source.group is ", source.group, ", must be 0 for ", info->name, ", whose blocks fix it; leave it zero");
+        return fail(STRATA_E_ARGUMENT, op, ": source.group is ", source.group, ", must be 0 for ", info->name,
+                    ", whose blocks fix it; leave it zero");
     }
     *group = natural_group(source.format);
     return STRATA_OK;
@@ -67,13 +68,13 @@ Status check_source_bytes(const char *op, const strata_weight_source &source) {
     const FormatInfo &info = *format_info(source.format);
     const std::int64_t want = source.n * (source.k / info.block) * info.source_bytes;
     if (source.data_bytes != want) {
-        return fail(STRATA_E_SHAPE, op, ": source.data_bytes is ", source.data_bytes, ", must be ", want, " for ", source.n, " x ", source.k, " ", info.name,
-                    "; pass exactly the matrix");
+        return fail(STRATA_E_SHAPE, op, ": source.data_bytes is ", source.data_bytes, ", must be ", want, " for ", source.n, " x ", source.k, " ",
+                    info.name, "; pass exactly the matrix");
     }
     const std::int64_t want_scales = source.format == STRATA_FORMAT_I4 ? 2 * source.n * (source.k / source.group) : 0;
     if (source.scales_bytes != want_scales) {
-        return fail(STRATA_E_SHAPE, op, ": source.scales_bytes is ", source.scales_bytes, ", must be ", want_scales, " for ", source.n, " x ", source.k, " ",
-                    info.name, "; pass one fp16 scale per group of I4, none for other formats");
+        return fail(STRATA_E_SHAPE, op, ": source.scales_bytes is ", source.scales_bytes, ", must be ", want_scales, " for ", source.n, " x ",
+                    source.k, " ", info.name, "; pass one fp16 scale per group of I4, none for other formats");
     }
     if (source.data == nullptr) {
         return fail(STRATA_E_ARGUMENT, op, ": source.data is NULL, must point to ", want, " bytes; pass the blocks");
@@ -97,7 +98,8 @@ Status measure_source(const char *op, const strata_weight_source *from, strata_w
 bool ranges_meet(const void *a, std::int64_t a_bytes, const void *b, std::int64_t b_bytes) {
     const auto first = reinterpret_cast<std::uintptr_t>(a);
     const auto second = reinterpret_cast<std::uintptr_t>(b);
-    return a_bytes > 0 && b_bytes > 0 && first < second + static_cast<std::uintptr_t>(b_bytes) && second < first + static_cast<std::uintptr_t>(a_bytes);
+    return a_bytes > 0 && b_bytes > 0 && first < second + static_cast<std::uintptr_t>(b_bytes) &&
+           second < first + static_cast<std::uintptr_t>(a_bytes);
 }
 
 Status pack(const strata_weight_source *from, void *destination, std::size_t destination_bytes, strata_weight *weight) {
@@ -144,11 +146,12 @@ Status open(const void *data, std::size_t bytes, strata_weight *weight) {
     }
     std::memcpy(&header, data, sizeof header);
     if (header.magic != kPackedMagic) {
-        return fail(STRATA_E_FORMAT, kOp, ": data does not begin with the packed weight's mark, must be what strata_weight_pack wrote; pack the weights");
+        return fail(STRATA_E_FORMAT, kOp,
+                    ": data does not begin with the packed weight's mark, must be what strata_weight_pack wrote; pack the weights");
     }
     if (header.abi_major != STRATA_ABI_VERSION >> 16 || header.layout != kPanelLayout) {
-        return fail(STRATA_E_FORMAT, kOp, ": data is of ABI ", header.abi_major, ", layout ", header.layout, ", must be of ABI ", STRATA_ABI_VERSION >> 16,
-                    ", layout ", kPanelLayout, "; pack the weights again with this library");
+        return fail(STRATA_E_FORMAT, kOp, ": data is of ABI ", header.abi_major, ", layout ", header.layout, ", must be of ABI ",
+                    STRATA_ABI_VERSION >> 16, ", layout ", kPanelLayout, "; pack the weights again with this library");
     }
     std::int64_t panel_bytes = 0;
     std::int64_t want = 0;
@@ -158,7 +161,8 @@ Status open(const void *data, std::size_t bytes, strata_weight *weight) {
                     "; read the packed weight whole");
     }
     if (header.reserved != 0 || header.hash != packed_hash(header, static_cast<const unsigned char *>(data) + sizeof header)) {
-        return fail(STRATA_E_FORMAT, kOp, ": data does not have the hash of its header, must be unchanged since it was packed; pack the weights again");
+        return fail(STRATA_E_FORMAT, kOp,
+                    ": data does not have the hash of its header, must be unchanged since it was packed; pack the weights again");
     }
     *weight = describe(header, data);
     return STRATA_OK;
@@ -178,7 +182,8 @@ Status measure_weight(const char *op, const char *name, std::int32_t format, std
                       std::int64_t *panel_bytes, std::int64_t *packed_bytes) {
     const FormatInfo *info = format_info(format);
     if (info == nullptr) {
-        return fail(STRATA_E_FORMAT, op, ": ", name, ".format is ", format, ", must be a strata_format (1 to 9); pass what strata_weight_pack filled in");
+        return fail(STRATA_E_FORMAT, op, ": ", name, ".format is ", format,
+                    ", must be a strata_format (1 to 9); pass what strata_weight_pack filled in");
     }
     std::int64_t block = info->block;
     if (format == STRATA_FORMAT_I4) {
@@ -194,7 +199,8 @@ Status measure_weight(const char *op, const char *name, std::int32_t format, std
         return fail(STRATA_E_SHAPE, op, ": ", name, " is ", n, " x ", k, ", must be 1 to 2^40 each way; pass the real extents");
     }
     if (k % block != 0) {
-        return fail(STRATA_E_SHAPE, op, ": ", name, ".k is ", k, ", must be a multiple of ", block, " for ", info->name, "; pad the columns with zero weights");
+        return fail(STRATA_E_SHAPE, op, ": ", name, ".k is ", k, ", must be a multiple of ", block, " for ", info->name,
+                    "; pad the columns with zero weights");
     }
     std::int64_t panel = 0;
     if (info->groups_per_step == 0) {
@@ -229,11 +235,12 @@ Status check_weight(const CheckMode &mode, const char *name, const strata_weight
     view->groups_per_step = groups_per_step(info, weight.format, weight.group);
     view->code_bytes = info.code_bytes;
     view->tail_bytes = info.tail_bytes;
+    if (weight.bytes != bytes && (mode.data || weight.bytes != 0)) {
+        return fail(STRATA_E_FORMAT, mode.op, ": ", name, ".bytes is ", weight.bytes, ", must be ", bytes,
+                    " for its format and shape; pass the packed weight whole");
+    }
     if (!mode.data) {
         return STRATA_OK;
-    }
-    if (weight.bytes != bytes) {
-        return fail(STRATA_E_FORMAT, mode.op, ": ", name, ".bytes is ", weight.bytes, ", must be ", bytes, " for its format and shape; pass the packed weight whole");
     }
     if (weight.data == nullptr) {
         return fail(STRATA_E_ARGUMENT, mode.op, ": ", name, ".data is NULL, must point to ", bytes, " packed bytes; pass the weight's memory");
@@ -246,8 +253,10 @@ Status check_weight(const CheckMode &mode, const char *name, const strata_weight
         PackedHeader header;
         std::memcpy(&header, weight.data, sizeof header);
         if (header.magic != kPackedMagic || header.abi_major != STRATA_ABI_VERSION >> 16 || header.layout != weight.layout ||
-            header.format != weight.format || header.group != weight.group || header.n != weight.n || header.k != weight.k || header.bytes != weight.bytes) {
-            return fail(STRATA_E_FORMAT, mode.op, ": ", name, ".data has a header that differs from the fields, must be the same weight; pass what "
+            header.format != weight.format || header.group != weight.group || header.n != weight.n || header.k != weight.k ||
+            header.bytes != weight.bytes) {
+            return fail(STRATA_E_FORMAT, mode.op, ": ", name,
+                        ".data has a header that differs from the fields, must be the same weight; pass what "
                         "strata_weight_pack or strata_weight_open filled in");
         }
     }

@@ -49,9 +49,9 @@ struct PackedHeader {
     std::int32_t layout;
     std::int64_t n;
     std::int64_t k;
-    std::int64_t bytes;    // header included
+    std::int64_t bytes;     // header included
     std::uint64_t reserved; // 0
-    std::uint64_t hash;    // XXH64 of all after the header, seeded by the XXH64 of the header before this field
+    std::uint64_t hash;     // XXH64 of all after the header, seeded by the XXH64 of the header before this field
 };
 static_assert(sizeof(PackedHeader) == STRATA_PACKED_HEADER_BYTES);
 inline constexpr std::uint64_t kPackedMagic = 0x3157415441525453u; // "STRATAW1"

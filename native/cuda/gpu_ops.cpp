@@ -40,7 +40,7 @@ Status report_fault(std::uint32_t bits) {
                        : (bits & kFaultLength) != 0 ? "a length outside its table or a count outside its row"
                                                     : "a token id, slot or row offset out of range";
     return fail(STRATA_E_DEVICE_FAULT, "stream_sync: a kernel met ", what, " in device memory (fault bits ", bits,
-                ") and used zeros in its place; check page tables, lengths, offsets and ids before they go to the device");
+                "), must be in range and was taken as zeros; check page tables, lengths, offsets and ids before they go to the device");
 }
 
 } // namespace strata

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a packed panel's bytes become codes, scales and weights on the CPU; one struct a format, all with one shape. The layout is drawn in core/weight.h.
+// How a packed panel's bytes become codes, scales and weights on the CPU; one struct a format, all with one shape. The layout is drawn in
+// core/weight.h.
 //
 //   kStepGroups, kCodeBytes, kTailBytes   a step: groups of 32 columns, bytes of a group's codes, bytes behind the step's codes
 //   kHalves     scales per group: 1, or 2 (one for each 16 columns)

@@ -21,7 +21,8 @@ struct F32x16 {
         return load(lanes);
     }
     static F32x16 load_f16(const std::uint16_t *p) {
-        return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))), _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p + 8)))};
+        return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))),
+                _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p + 8)))};
     }
     static F32x16 load_f16_partial(const std::uint16_t *p, std::int32_t n) {
         std::uint16_t lanes[16] = {};

@@ -141,9 +141,7 @@ inline U8x64 shift_left(U8x64 a) {
 }
 inline U8x64 low_nibbles(U8x64 a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 inline U8x64 high_nibbles(U8x64 a) { return shift_right<4>(a); }
-inline I32x16 byte_of_lane(U8x64 a, int b) {
-    return {_mm512_and_si512(_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(8 * b)), _mm512_set1_epi32(255))};
-}
+inline I32x16 byte_of_lane(U8x64 a, int b) { return {_mm512_and_si512(_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(8 * b)), _mm512_set1_epi32(255))}; }
 template <int Byte>
 inline F32x16 byte_as_f32(U8x64 a) {
     return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(a.v, 8 * Byte), _mm512_set1_epi32(255)))};

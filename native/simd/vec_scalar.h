@@ -14,30 +14,91 @@ struct F32x16 {
     float v[16];
 
     static F32x16 zero() { return set(0.0F); }
-    static F32x16 set(float x) { F32x16 r; LANES r.v[i] = x; return r; }
-    static F32x16 load(const float *p) { F32x16 r; LANES r.v[i] = p[i]; return r; }
-    static F32x16 load_partial(const float *p, std::int32_t n) { F32x16 r; LANES r.v[i] = i < n ? p[i] : 0.0F; return r; }
-    static F32x16 load_f16(const std::uint16_t *p) { F32x16 r; LANES r.v[i] = f16_to_f32(p[i]); return r; }
-    static F32x16 load_f16_partial(const std::uint16_t *p, std::int32_t n) { F32x16 r; LANES r.v[i] = i < n ? f16_to_f32(p[i]) : 0.0F; return r; }
-    static F32x16 load_bf16(const std::uint16_t *p) { F32x16 r; LANES r.v[i] = bf16_to_f32(p[i]); return r; }
-    static F32x16 load_bf16_partial(const std::uint16_t *p, std::int32_t n) { F32x16 r; LANES r.v[i] = i < n ? bf16_to_f32(p[i]) : 0.0F; return r; }
+    static F32x16 set(float x) {
+        F32x16 r;
+        LANES r.v[i] = x;
+        return r;
+    }
+    static F32x16 load(const float *p) {
+        F32x16 r;
+        LANES r.v[i] = p[i];
+        return r;
+    }
+    static F32x16 load_partial(const float *p, std::int32_t n) {
+        F32x16 r;
+        LANES r.v[i] = i < n ? p[i] : 0.0F;
+        return r;
+    }
+    static F32x16 load_f16(const std::uint16_t *p) {
+        F32x16 r;
+        LANES r.v[i] = f16_to_f32(p[i]);
+        return r;
+    }
+    static F32x16 load_f16_partial(const std::uint16_t *p, std::int32_t n) {
+        F32x16 r;
+        LANES r.v[i] = i < n ? f16_to_f32(p[i]) : 0.0F;
+        return r;
+    }
+    static F32x16 load_bf16(const std::uint16_t *p) {
+        F32x16 r;
+        LANES r.v[i] = bf16_to_f32(p[i]);
+        return r;
+    }
+    static F32x16 load_bf16_partial(const std::uint16_t *p, std::int32_t n) {
+        F32x16 r;
+        LANES r.v[i] = i < n ? bf16_to_f32(p[i]) : 0.0F;
+        return r;
+    }
     void store(float *p) const { LANES p[i] = v[i]; }
-    void store_partial(float *p, std::int32_t n) const { for (int i = 0; i < n; ++i) p[i] = v[i]; }
+    void store_partial(float *p, std::int32_t n) const {
+        for (int i = 0; i < n; ++i) p[i] = v[i];
+    }
     void store_f16(std::uint16_t *p) const { LANES p[i] = f32_to_f16(v[i]); }
-    void store_f16_partial(std::uint16_t *p, std::int32_t n) const { for (int i = 0; i < n; ++i) p[i] = f32_to_f16(v[i]); }
+    void store_f16_partial(std::uint16_t *p, std::int32_t n) const {
+        for (int i = 0; i < n; ++i) p[i] = f32_to_f16(v[i]);
+    }
     void store_bf16(std::uint16_t *p) const { LANES p[i] = f32_to_bf16(v[i]); }
-    void store_bf16_partial(std::uint16_t *p, std::int32_t n) const { for (int i = 0; i < n; ++i) p[i] = f32_to_bf16(v[i]); }
+    void store_bf16_partial(std::uint16_t *p, std::int32_t n) const {
+        for (int i = 0; i < n; ++i) p[i] = f32_to_bf16(v[i]);
+    }
 };
-inline F32x16 operator+(F32x16 a, F32x16 b) { LANES a.v[i] += b.v[i]; return a; }
-inline F32x16 operator-(F32x16 a, F32x16 b) { LANES a.v[i] -= b.v[i]; return a; }
-inline F32x16 operator*(F32x16 a, F32x16 b) { LANES a.v[i] *= b.v[i]; return a; }
-inline F32x16 operator/(F32x16 a, F32x16 b) { LANES a.v[i] /= b.v[i]; return a; }
+inline F32x16 operator+(F32x16 a, F32x16 b) {
+    LANES a.v[i] += b.v[i];
+    return a;
+}
+inline F32x16 operator-(F32x16 a, F32x16 b) {
+    LANES a.v[i] -= b.v[i];
+    return a;
+}
+inline F32x16 operator*(F32x16 a, F32x16 b) {
+    LANES a.v[i] *= b.v[i];
+    return a;
+}
+inline F32x16 operator/(F32x16 a, F32x16 b) {
+    LANES a.v[i] /= b.v[i];
+    return a;
+}
 // Two roundings here, one on the vector sets: the tolerances allow for it.
-inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { LANES c.v[i] = a.v[i] * b.v[i] + c.v[i]; return c; }
-inline F32x16 max(F32x16 a, F32x16 b) { LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
-inline F32x16 min(F32x16 a, F32x16 b) { LANES a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
-inline F32x16 abs(F32x16 a) { LANES a.v[i] = std::fabs(a.v[i]); return a; }
-inline F32x16 round_nearest(F32x16 a) { LANES a.v[i] = std::nearbyint(a.v[i]); return a; }
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+    LANES c.v[i] = a.v[i] * b.v[i] + c.v[i];
+    return c;
+}
+inline F32x16 max(F32x16 a, F32x16 b) {
+    LANES a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
+inline F32x16 min(F32x16 a, F32x16 b) {
+    LANES a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
+inline F32x16 abs(F32x16 a) {
+    LANES a.v[i] = std::fabs(a.v[i]);
+    return a;
+}
+inline F32x16 round_nearest(F32x16 a) {
+    LANES a.v[i] = std::nearbyint(a.v[i]);
+    return a;
+}
 // The same tree as the vector sets: halves, quarters, ...
 inline float reduce_add(F32x16 a) {
     for (int half = 8; half >= 1; half /= 2) {
@@ -50,7 +111,11 @@ inline float reduce_max(F32x16 a) {
     LANES m = a.v[i] > m ? a.v[i] : m;
     return m;
 }
-inline F32x16 sum_each(const F32x16 (&a)[16]) { F32x16 r; LANES r.v[i] = reduce_add(a[i]); return r; }
+inline F32x16 sum_each(const F32x16 (&a)[16]) {
+    F32x16 r;
+    LANES r.v[i] = reduce_add(a[i]);
+    return r;
+}
 inline void transpose(F32x16 (&a)[16]) {
     LANES {
         for (int j = 0; j < i; ++j) {
@@ -86,18 +151,55 @@ inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
 struct I32x16 {
     std::int32_t v[16];
     static I32x16 zero() { return set(0); }
-    static I32x16 set(std::int32_t x) { I32x16 r; LANES r.v[i] = x; return r; }
-    static I32x16 load(const std::int32_t *p) { I32x16 r; LANES r.v[i] = p[i]; return r; }
+    static I32x16 set(std::int32_t x) {
+        I32x16 r;
+        LANES r.v[i] = x;
+        return r;
+    }
+    static I32x16 load(const std::int32_t *p) {
+        I32x16 r;
+        LANES r.v[i] = p[i];
+        return r;
+    }
     void store(std::int32_t *p) const { LANES p[i] = v[i]; }
 };
-inline I32x16 operator+(I32x16 a, I32x16 b) { LANES a.v[i] += b.v[i]; return a; }
-inline I32x16 operator-(I32x16 a, I32x16 b) { LANES a.v[i] -= b.v[i]; return a; }
-inline I32x16 operator*(I32x16 a, I32x16 b) { LANES a.v[i] *= b.v[i]; return a; }
-inline F32x16 to_f32(I32x16 a) { F32x16 r; LANES r.v[i] = static_cast<float>(a.v[i]); return r; }
-inline std::int32_t reduce_add(I32x16 a) { std::int32_t sum = 0; LANES sum += a.v[i]; return sum; }
-inline I32x16 to_i32_nearest(F32x16 a) { I32x16 r; LANES r.v[i] = static_cast<std::int32_t>(std::nearbyint(a.v[i])); return r; }
-inline I32x16 load_s8(const std::int8_t *p) { I32x16 r; LANES r.v[i] = p[i]; return r; }
-inline I32x16 load_u8(const std::uint8_t *p) { I32x16 r; LANES r.v[i] = p[i]; return r; }
+inline I32x16 operator+(I32x16 a, I32x16 b) {
+    LANES a.v[i] += b.v[i];
+    return a;
+}
+inline I32x16 operator-(I32x16 a, I32x16 b) {
+    LANES a.v[i] -= b.v[i];
+    return a;
+}
+inline I32x16 operator*(I32x16 a, I32x16 b) {
+    LANES a.v[i] *= b.v[i];
+    return a;
+}
+inline F32x16 to_f32(I32x16 a) {
+    F32x16 r;
+    LANES r.v[i] = static_cast<float>(a.v[i]);
+    return r;
+}
+inline std::int32_t reduce_add(I32x16 a) {
+    std::int32_t sum = 0;
+    LANES sum += a.v[i];
+    return sum;
+}
+inline I32x16 to_i32_nearest(F32x16 a) {
+    I32x16 r;
+    LANES r.v[i] = static_cast<std::int32_t>(std::nearbyint(a.v[i]));
+    return r;
+}
+inline I32x16 load_s8(const std::int8_t *p) {
+    I32x16 r;
+    LANES r.v[i] = p[i];
+    return r;
+}
+inline I32x16 load_u8(const std::uint8_t *p) {
+    I32x16 r;
+    LANES r.v[i] = p[i];
+    return r;
+}
 inline void store_s8(std::int8_t *p, I32x16 a) { LANES p[i] = static_cast<std::int8_t>(a.v[i]); }
 
 inline I32x16 order_key(F32x16 x) {
@@ -108,28 +210,77 @@ inline I32x16 order_key(F32x16 x) {
     }
     return r;
 }
-inline std::uint32_t lanes_greater(I32x16 a, I32x16 b) { std::uint32_t r = 0; LANES r |= (a.v[i] > b.v[i] ? 1U : 0U) << i; return r; }
-inline std::uint32_t lanes_equal(I32x16 a, I32x16 b) { std::uint32_t r = 0; LANES r |= (a.v[i] == b.v[i] ? 1U : 0U) << i; return r; }
+inline std::uint32_t lanes_greater(I32x16 a, I32x16 b) {
+    std::uint32_t r = 0;
+    LANES r |= (a.v[i] > b.v[i] ? 1U : 0U) << i;
+    return r;
+}
+inline std::uint32_t lanes_equal(I32x16 a, I32x16 b) {
+    std::uint32_t r = 0;
+    LANES r |= (a.v[i] == b.v[i] ? 1U : 0U) << i;
+    return r;
+}
 
 struct U8x64 {
     std::uint8_t v[64];
-    static U8x64 load(const void *p) { U8x64 r; std::memcpy(r.v, p, 64); return r; }
-    static U8x64 set(std::uint8_t x) { U8x64 r; std::memset(r.v, x, 64); return r; }
+    static U8x64 load(const void *p) {
+        U8x64 r;
+        std::memcpy(r.v, p, 64);
+        return r;
+    }
+    static U8x64 set(std::uint8_t x) {
+        U8x64 r;
+        std::memset(r.v, x, 64);
+        return r;
+    }
 };
-inline U8x64 operator^(U8x64 a, U8x64 b) { for (int i = 0; i < 64; ++i) a.v[i] = static_cast<std::uint8_t>(a.v[i] ^ b.v[i]); return a; }
-inline U8x64 operator|(U8x64 a, U8x64 b) { for (int i = 0; i < 64; ++i) a.v[i] = static_cast<std::uint8_t>(a.v[i] | b.v[i]); return a; }
-inline U8x64 operator&(U8x64 a, U8x64 b) { for (int i = 0; i < 64; ++i) a.v[i] = static_cast<std::uint8_t>(a.v[i] & b.v[i]); return a; }
-inline U8x64 low_nibbles(U8x64 a) { for (auto &x : a.v) x = x & 15u; return a; }
-inline U8x64 high_nibbles(U8x64 a) { for (auto &x : a.v) x = static_cast<std::uint8_t>(x >> 4); return a; }
+inline U8x64 operator^(U8x64 a, U8x64 b) {
+    for (int i = 0; i < 64; ++i) a.v[i] = static_cast<std::uint8_t>(a.v[i] ^ b.v[i]);
+    return a;
+}
+inline U8x64 operator|(U8x64 a, U8x64 b) {
+    for (int i = 0; i < 64; ++i) a.v[i] = static_cast<std::uint8_t>(a.v[i] | b.v[i]);
+    return a;
+}
+inline U8x64 operator&(U8x64 a, U8x64 b) {
+    for (int i = 0; i < 64; ++i) a.v[i] = static_cast<std::uint8_t>(a.v[i] & b.v[i]);
+    return a;
+}
+inline U8x64 low_nibbles(U8x64 a) {
+    for (auto &x : a.v) x = x & 15u;
+    return a;
+}
+inline U8x64 high_nibbles(U8x64 a) {
+    for (auto &x : a.v) x = static_cast<std::uint8_t>(x >> 4);
+    return a;
+}
 template <int Bits>
-inline U8x64 shift_right(U8x64 a) { for (auto &x : a.v) x = static_cast<std::uint8_t>(x >> Bits); return a; }
+inline U8x64 shift_right(U8x64 a) {
+    for (auto &x : a.v) x = static_cast<std::uint8_t>(x >> Bits);
+    return a;
+}
 template <int Bits>
-inline U8x64 shift_left(U8x64 a) { for (auto &x : a.v) x = static_cast<std::uint8_t>(x << Bits); return a; }
-inline I32x16 byte_of_lane(U8x64 a, int b) { I32x16 r; LANES r.v[i] = a.v[4 * i + b]; return r; }
+inline U8x64 shift_left(U8x64 a) {
+    for (auto &x : a.v) x = static_cast<std::uint8_t>(x << Bits);
+    return a;
+}
+inline I32x16 byte_of_lane(U8x64 a, int b) {
+    I32x16 r;
+    LANES r.v[i] = a.v[4 * i + b];
+    return r;
+}
 template <int Byte>
-inline F32x16 byte_as_f32(U8x64 a) { F32x16 r; LANES r.v[i] = a.v[4 * i + Byte]; return r; }
+inline F32x16 byte_as_f32(U8x64 a) {
+    F32x16 r;
+    LANES r.v[i] = a.v[4 * i + Byte];
+    return r;
+}
 template <int Nibble>
-inline F32x16 nibble_as_f32(U8x64 a) { F32x16 r; LANES r.v[i] = static_cast<float>((a.v[4 * i + Nibble / 2] >> (4 * (Nibble % 2))) & 15); return r; }
+inline F32x16 nibble_as_f32(U8x64 a) {
+    F32x16 r;
+    LANES r.v[i] = static_cast<float>((a.v[4 * i + Nibble / 2] >> (4 * (Nibble % 2))) & 15);
+    return r;
+}
 
 inline I32x16 dot_u8s8(I32x16 sum, U8x64 u, const std::int8_t *s4) {
     LANES for (int b = 0; b < 4; ++b) sum.v[i] += static_cast<std::int32_t>(u.v[4 * i + b]) * s4[b];

@@ -142,7 +142,12 @@ public sealed unsafe class PackedWeight : IDisposable
     {
         var source = new strata_weight_source
         {
-            struct_size = (uint)sizeof(strata_weight_source), format = (int)format, n = n, k = k, data = (void*)blocks, data_bytes = bytes,
+            struct_size = (uint)sizeof(strata_weight_source),
+            format = (int)format,
+            n = n,
+            k = k,
+            data = (void*)blocks,
+            data_bytes = bytes,
         };
         return Pack(device, source);
     }
@@ -162,8 +167,15 @@ public sealed unsafe class PackedWeight : IDisposable
         {
             var source = new strata_weight_source
             {
-                struct_size = (uint)sizeof(strata_weight_source), format = (int)WeightFormat.I4, n = n, k = k, group = group,
-                data = data, data_bytes = codes.Length, scales = factors, scales_bytes = 2L * scales.Length,
+                struct_size = (uint)sizeof(strata_weight_source),
+                format = (int)WeightFormat.I4,
+                n = n,
+                k = k,
+                group = group,
+                data = data,
+                data_bytes = codes.Length,
+                scales = factors,
+                scales_bytes = 2L * scales.Length,
             };
             return Pack(device, source);
         }

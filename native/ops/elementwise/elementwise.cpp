@@ -4,12 +4,11 @@
 
 namespace strata {
 
-Status check_elementwise(const CheckMode& mode, const strata_elementwise_args& args, ElementwiseProblem* problem) {
+Status check_elementwise(const CheckMode &mode, const strata_elementwise_args &args, ElementwiseProblem *problem) {
     *problem = ElementwiseProblem{};
-    ElementwiseProblem& p = *problem;
+    ElementwiseProblem &p = *problem;
     TRY(check_range(mode, "flags", args.flags, 0, 0, "no flag is known"));
-    TRY(check_range(mode, "function", args.function, STRATA_ELEMENTWISE_ADD, STRATA_ELEMENTWISE_SILU_MUL,
-                    "choose a strata_elementwise_function"));
+    TRY(check_range(mode, "function", args.function, STRATA_ELEMENTWISE_ADD, STRATA_ELEMENTWISE_SILU_MUL, "choose a strata_elementwise_function"));
     TRY(check_tensor(mode, "a", args.a, 2, kFloats, Access::kRead, &p.a));
     const DtypeSet same = dtype_bit(p.a.dtype);
     TRY(check_tensor(mode, "b", args.b, 2, same, Access::kRead, &p.b));
@@ -25,6 +24,6 @@ Status check_elementwise(const CheckMode& mode, const strata_elementwise_args& a
     return check_no_partial_overlap(mode, "y", p.y, "b", p.b, true);
 }
 
-}  // namespace strata
+} // namespace strata
 
 DEFINE_OP(elementwise, Elementwise)

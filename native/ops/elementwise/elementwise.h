@@ -7,14 +7,14 @@
 namespace strata {
 
 struct ElementwiseProblem {
-    View a;  // [rows, n]
-    View b;  // like a
-    View y;  // like a
+    View a; // [rows, n]
+    View b; // like a
+    View y; // like a
     std::int64_t rows;
     std::int64_t n;
-    std::int32_t function;  // strata_elementwise_function
+    std::int32_t function; // strata_elementwise_function
 };
 
-Status check_elementwise(const CheckMode& mode, const strata_elementwise_args& args, ElementwiseProblem* problem);
+Status check_elementwise(const CheckMode &mode, const strata_elementwise_args &args, ElementwiseProblem *problem);
 
-}  // namespace strata
+} // namespace strata

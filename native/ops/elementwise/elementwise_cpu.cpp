@@ -26,7 +26,7 @@ struct SiluMul {
 };
 
 template <class Function>
-void apply_row(const ElementwiseProblem& p, std::int64_t row, std::int64_t first, std::int64_t end) {
+void apply_row(const ElementwiseProblem &p, std::int64_t row, std::int64_t first, std::int64_t end) {
     const std::int64_t a = row * p.a.stride[0];
     const std::int64_t b = row * p.b.stride[0];
     const std::int64_t y = row * p.y.stride[0];
@@ -39,10 +39,10 @@ void apply_row(const ElementwiseProblem& p, std::int64_t row, std::int64_t first
 }
 
 template <class Function>
-void apply_all(ThreadPool& pool, const ElementwiseProblem& p) {
-    const std::int64_t width = p.n < kElementsPerChunk ? p.n : kElementsPerChunk;  // columns of a chunk
+void apply_all(ThreadPool &pool, const ElementwiseProblem &p) {
+    const std::int64_t width = p.n < kElementsPerChunk ? p.n : kElementsPerChunk; // columns of a chunk
     const std::int64_t chunks_across = (p.n + width - 1) / width;
-    const std::int64_t height = chunks_across > 1 ? 1 : 1 + kElementsPerChunk / p.n;  // rows of a chunk
+    const std::int64_t height = chunks_across > 1 ? 1 : 1 + kElementsPerChunk / p.n; // rows of a chunk
     const std::int64_t chunks_down = (p.rows + height - 1) / height;
     parallel_for(pool, chunks_down * chunks_across, [&](std::int64_t chunk, std::int32_t) {
         const std::int64_t first_row = chunk / chunks_across * height;
@@ -55,10 +55,10 @@ void apply_all(ThreadPool& pool, const ElementwiseProblem& p) {
     });
 }
 
-}  // namespace
+} // namespace
 
-Status elementwise_cpu(Exec& exec, const void* problem) {
-    const auto& p = *static_cast<const ElementwiseProblem*>(problem);
+Status elementwise_cpu(Exec &exec, const void *problem) {
+    const auto &p = *static_cast<const ElementwiseProblem *>(problem);
     exec.impl = IMPL_NAME("elementwise");
     if (exec.dry_run || p.n == 0 || p.rows == 0) {
         return STRATA_OK;
@@ -71,4 +71,4 @@ Status elementwise_cpu(Exec& exec, const void* problem) {
     return STRATA_OK;
 }
 
-}  // namespace strata::STRATA_ISA_NAMESPACE
+} // namespace strata::STRATA_ISA_NAMESPACE

@@ -21,7 +21,8 @@ Status check_embed(const CheckMode &mode, const strata_embed_args &args, EmbedPr
         const auto *ids = static_cast<const std::int32_t *>(problem->ids.data);
         for (std::int64_t t = 0; t < problem->tokens; ++t) {
             if (ids[t] < 0 || ids[t] >= problem->w.n) {
-                return fail(STRATA_E_INDEX, mode.op, ": ids[", t, "] is ", ids[t], ", must be 0 to ", problem->w.n - 1, "; pass ids of this model's vocabulary");
+                return fail(STRATA_E_INDEX, mode.op, ": ids[", t, "] is ", ids[t], ", must be 0 to ", problem->w.n - 1,
+                            "; pass ids of this model's vocabulary");
             }
         }
     }

@@ -86,14 +86,15 @@ int launch_mma(const Choice &choice, gpu::Dim3 grid, void *stream, const Attenti
     constexpr int kDecodeStages = 3;
     constexpr int kPrefillStages = 2;
     if (choice.kernel == Kernel::kDecode) {
-        return GPU_LAUNCH((attention_kernel<Dim, Bf16, 1, 4, kDecodeStages>), grid, kThreads, (MmaSmem<Dim, kDecodeStages>::kBytes), stream, params);
+        return GPU_LAUNCH((kv_attention_kernel<Dim, Bf16, 1, 4, kDecodeStages>), grid, kThreads, (MmaSmem<Dim, kDecodeStages>::kBytes), stream,
+                          params);
     }
-    return GPU_LAUNCH((attention_kernel<Dim, Bf16, 4, 1, kPrefillStages>), grid, kThreads, (MmaSmem<Dim, kPrefillStages>::kBytes), stream, params);
+    return GPU_LAUNCH((kv_attention_kernel<Dim, Bf16, 4, 1, kPrefillStages>), grid, kThreads, (MmaSmem<Dim, kPrefillStages>::kBytes), stream, params);
 }
 
 int launch_attention(const KvAttentionProblem &p, const Choice &choice, gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     if (choice.kernel == Kernel::kPlain) {
-        return GPU_LAUNCH(plain_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim), stream, params);
+        return GPU_LAUNCH(kv_attention_plain_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim), stream, params);
     }
     const bool bf16 = p.cache.keys.dtype == STRATA_DTYPE_BF16;
     if (p.cache.head_dim <= 64) {
@@ -126,7 +127,7 @@ Status kv_attention_gpu(Exec &exec, const void *problem) {
     TRY(launched("kv_attention", launch_attention(p, choice, grid, exec.stream, params)));
     if (choice.ranges == 1) return STRATA_OK;
     const int blocks = grid_blocks(p.tokens * p.q_heads * gpu::kWarpSize, kThreads, exec.multiprocessors);
-    return launched("kv_attention", GPU_LAUNCH(merge_kernel, blocks, kThreads, 0, exec.stream, params));
+    return launched("kv_attention", GPU_LAUNCH(kv_attention_merge_kernel, blocks, kThreads, 0, exec.stream, params));
 }
 
 } // namespace strata

@@ -4,8 +4,8 @@
 
 #include "core/exec.h"
 #include "core/thread_pool.h"
-#include "simd/panel_formats.h"
 #include "ops/qgemm/qgemm.h"
+#include "simd/panel_formats.h"
 
 namespace strata::STRATA_ISA_NAMESPACE {
 

@@ -34,7 +34,8 @@ struct DenseSmem {
 };
 
 template <int Tokens>
-GPU_KERNEL(kThreads, 4) qgemm_dense_kernel(DenseParams p) {
+GPU_KERNEL(kThreads, 4)
+qgemm_dense_kernel(DenseParams p) {
     GPU_DYNAMIC_SMEM(raw);
     auto &smem = *reinterpret_cast<DenseSmem<Tokens> *>(raw);
     const int thread = gpu::thread_x();
@@ -90,7 +91,8 @@ Status qgemm_dense_gpu(Exec &exec, const QgemmProblem &p) {
     for (std::int64_t first = 0; first < p.m; first += batch) {
         const std::int64_t m = p.m - first < batch ? p.m - first : batch;
         DenseParams params{};
-        params.out = {static_cast<unsigned char *>(p.y.data) + first * p.y.stride[0] * dtype_bytes(p.y.dtype), partials, p.y.stride[0], m, p.w.n, p.y.dtype};
+        params.out = {
+            static_cast<unsigned char *>(p.y.data) + first * p.y.stride[0] * dtype_bytes(p.y.dtype), partials, p.y.stride[0], m, p.w.n, p.y.dtype};
         params.panels = p.w.panels;
         params.x = static_cast<const unsigned char *>(p.x.data) + first * p.x.stride[0] * dtype_bytes(p.x.dtype);
         params.panel_bytes = p.w.panel_bytes;

@@ -41,13 +41,16 @@ struct Dense {
 
 template <class Format>
 struct Quantised {
-    static std::int64_t block_bytes() { return kBlockColumns / 32 * Format::kCodeBytes + kBlockColumns / 32 / Format::kStepGroups * Format::kTailBytes; }
+    static std::int64_t block_bytes() {
+        return kBlockColumns / 32 * Format::kCodeBytes + kBlockColumns / 32 / Format::kStepGroups * Format::kTailBytes;
+    }
 
     template <class Sink>
     STRATA_INLINE static void for_block(const unsigned char *block, std::int64_t columns, Sink &&sink) {
-        for_each_group<Format>(block, columns / 32, [&](std::int64_t g, const unsigned char *from, const unsigned char *tail, int s) STRATA_INLINE_LAMBDA {
-            dequantise_group<Format>(from, tail, s, [&](int c, F32x16 w) STRATA_INLINE_LAMBDA { sink(32 * g + c, c % 2, w); });
-        });
+        for_each_group<Format>(block, columns / 32,
+                               [&](std::int64_t g, const unsigned char *from, const unsigned char *tail, int s) STRATA_INLINE_LAMBDA {
+                                   dequantise_group<Format>(from, tail, s, [&](int c, F32x16 w) STRATA_INLINE_LAMBDA { sink(32 * g + c, c % 2, w); });
+                               });
     }
 };
 

@@ -41,9 +41,9 @@ GPU_DEVICE void two_halves(const unsigned char *piece, int g, float (&value)[2])
 template <int Zero>
 GPU_DEVICE void nibble_halves(uint32_t word, uint32_t (&low)[2], uint32_t (&high)[2]) {
     constexpr int kAndOr = (gpu::kLopA & gpu::kLopB) | gpu::kLopC;
-    constexpr uint32_t kBias = (0x6400u + Zero) * 0x10001u;                       // 1024 + zero
-    constexpr uint32_t kSixteenth = 0x2c002c00u;                                  // 1/16
-    constexpr uint32_t kHighBias = (Zero == 8 ? 0xd480u : 0xd400u) * 0x10001u;    // -(64 + zero)
+    constexpr uint32_t kBias = (0x6400u + Zero) * 0x10001u;                    // 1024 + zero
+    constexpr uint32_t kSixteenth = 0x2c002c00u;                               // 1/16
+    constexpr uint32_t kHighBias = (Zero == 8 ? 0xd480u : 0xd400u) * 0x10001u; // -(64 + zero)
     static_assert(Zero == 8 || Zero == 0);
     GPU_UNROLL
     for (int i = 0; i < 2; ++i) {
@@ -98,7 +98,9 @@ struct GpuSymmetric {
     GPU_DEVICE static void fragment(const unsigned char *codes, const unsigned char *, int h, int g, int q, uint32_t (&a)[2][4]) {
         nibble_fragment<8>(codes, h, g, q, a);
     }
-    GPU_DEVICE static void scales(const unsigned char *tail, int h, int g, float (&scale)[1][2], float (&)[2]) { two_halves(tail + 32 * h, g, scale[0]); }
+    GPU_DEVICE static void scales(const unsigned char *tail, int h, int g, float (&scale)[1][2], float (&)[2]) {
+        two_halves(tail + 32 * h, g, scale[0]);
+    }
 };
 
 /// Q4_1: steps of one group.
@@ -150,7 +152,9 @@ struct GpuQ8_0 {
             }
         }
     }
-    GPU_DEVICE static void scales(const unsigned char *tail, int h, int g, float (&scale)[1][2], float (&)[2]) { two_halves(tail + 32 * h, g, scale[0]); }
+    GPU_DEVICE static void scales(const unsigned char *tail, int h, int g, float (&scale)[1][2], float (&)[2]) {
+        two_halves(tail + 32 * h, g, scale[0]);
+    }
 };
 
 /// Q4_K: steps of 8 groups; staged tail: d, dmin (64 bytes), then sc, m of both groups (64 bytes).
@@ -213,7 +217,8 @@ struct GpuQ6_K {
         GPU_UNROLL
         for (int half = 0; half < 2; ++half) {
             GPU_UNROLL
-            for (int row = 0; row < 2; ++row) scale[half][row] = d[row] * static_cast<float>(static_cast<int8_t>(tail[256 + 32 * h + 16 * half + 2 * g + row]));
+            for (int row = 0; row < 2; ++row)
+                scale[half][row] = d[row] * static_cast<float>(static_cast<int8_t>(tail[256 + 32 * h + 16 * half + 2 * g + row]));
         }
     }
 };

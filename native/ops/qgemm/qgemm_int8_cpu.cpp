@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// qgemm with int8 activations: y[t,r] = sum over groups g of 32 columns of  scale[r,g] d[t,g] sum_i code[r,i] q[t,i]  (+ min[r,g] d[t,g] sum_i q[t,i]).
+// qgemm with int8 activations: y[t,r] = sum over groups g of 32 columns of  scale[r,g] d[t,g] sum_i code[r,i] q[t,i]  (+ min[r,g] d[t,g] sum_i
+// q[t,i]).
 //
 // Activations  d = max |x| / 127 over 32 columns of a row, q = x * (127 / max |x|) rounded to nearest even. A group whose largest magnitude is below
 //              2^-100 counts as zero; one that holds an infinity or NaN makes d NaN, hence the whole output row NaN.
@@ -55,13 +56,13 @@ std::int64_t tile_size(std::int64_t tokens) {
     return smaller(tokens, 4);
 }
 
-STRATA_INLINE void quantise_group(const QgemmProblem &p, std::int64_t at, std::int32_t zero, bool has_min, std::int8_t *codes, float *scale, std::int32_t *offsets,
-                                  std::int64_t halves, std::int64_t offset_stride) {
+STRATA_INLINE void quantise_group(const QgemmProblem &p, std::int64_t at, std::int32_t zero, bool has_min, std::int8_t *codes, float *scale,
+                                  std::int32_t *offsets, std::int64_t halves, std::int64_t offset_stride) {
     const F32x16 a = load_as_f32(p.x.dtype, p.x.data, at, 16);
     const F32x16 b = load_as_f32(p.x.dtype, p.x.data, at + 16, 16);
     const float largest = reduce_max(max(abs(a), abs(b)));
     const bool finite = !any_nan((a - a) + (b - b)); // infinity - infinity is NaN
-    constexpr float kTiny = 7.888609052210118e-31F; // 2^-100
+    constexpr float kTiny = 7.888609052210118e-31F;  // 2^-100
     const bool empty = !finite || largest < kTiny;
     const F32x16 inverse = F32x16::set(empty ? 0.0F : 127.0F / largest);
     const I32x16 low = empty ? I32x16::zero() : to_i32_nearest(a * inverse);
@@ -86,13 +87,15 @@ STRATA_INLINE void quantise_group(const QgemmProblem &p, std::int64_t at, std::i
 
 // Groups [from, to) of the tile of `size` tokens that begins at token `first` of the batch.
 template <class Format>
-void quantise_tile(const QgemmProblem &p, const Activations &x, std::int64_t batch, std::int64_t first, std::int64_t size, std::int64_t from, std::int64_t to) {
+void quantise_tile(const QgemmProblem &p, const Activations &x, std::int64_t batch, std::int64_t first, std::int64_t size, std::int64_t from,
+                   std::int64_t to) {
     for (std::int64_t t = 0; t < size; ++t) {
         const std::int64_t row = (batch + first + t) * p.x.stride[0];
         for (std::int64_t g = from; g < to; ++g) {
             const std::int64_t at = first * x.groups + g * size + t;
             const std::int64_t offset = first * x.groups * Format::kHalves + (g * Format::kHalves) * size + t;
-            quantise_group(p, row + g * 32, Product<Format>::kZero, Format::kHasMin, x.codes + 32 * at, x.scales + at, x.offsets + offset, Format::kHalves, size);
+            quantise_group(p, row + g * 32, Product<Format>::kZero, Format::kHasMin, x.codes + 32 * at, x.scales + at, x.offsets + offset,
+                           Format::kHalves, size);
         }
     }
 }
@@ -118,7 +121,8 @@ STRATA_INLINE void load_codes(const unsigned char *from, const unsigned char *ta
 }
 
 template <class Format, int Tokens>
-void multiply_tile(const QgemmProblem &p, const Activations &x, const unsigned char *panel, std::int64_t panel_index, std::int64_t batch, std::int64_t first) {
+void multiply_tile(const QgemmProblem &p, const Activations &x, const unsigned char *panel, std::int64_t panel_index, std::int64_t batch,
+                   std::int64_t first) {
     F32x16 sums[std::size_t{Tokens}];
     for (int t = 0; t < Tokens; ++t) {
         sums[t] = F32x16::zero();

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// qgemm on the GPU, quantised weights: y[t,r] = sum over groups of 32 columns of  scale[r,g] d[t,g] sum_i code[r,i] u[t,i]  (+ min[r,g] sum_i x[t,i]).
+// qgemm on the GPU, quantised weights: y[t,r] = sum over groups of 32 columns of  scale[r,g] d[t,g] sum_i code[r,i] u[t,i]  (+ min[r,g] sum_i
+// x[t,i]).
 //
 // x            A first kernel writes each group of 32 columns of a row as fp16 terms u times a factor d. fp32: d is the power of two that brings the
-//              largest magnitude to 2^14 ... 2^15, two terms hold 22 bits or more; bf16: one term, exact; fp16: itself, d = 1; int8 activations: the codes.
-//              So codes times terms are exact, and what rounds is what rounds in fp32 arithmetic.
+//              largest magnitude to 2^14 ... 2^15, two terms hold 22 bits or more; bf16: one term, exact; fp16: itself, d = 1; int8 activations: the
+//              codes. So codes times terms are exact, and what rounds is what rounds in fp32 arithmetic.
 // Shapes       panels of 16 rows are A of m16n8k16, 8 tokens are a tile of B; sums over 32 columns start at zero and are scaled in fp32.
 // Bound        m small: bytes of W over the bandwidth (the tensor cores idle); m large: terms * k n m multiply-adds over the fp16 peak.
 // Partition    a block has 4 warps; a warp has `Panels` panels and all 8 * `Tiles` tokens of the block, so weights are unpacked once for all tokens.
@@ -28,10 +29,10 @@ constexpr int panels_of(int tiles, int halves) { return tiles == 8 && halves == 
 
 struct PrepareParams {
     const void *x;
-    uint16_t *terms;  // [stage][term][token][64 columns]
-    float *factors;   // [group][token]
-    float *sums;      // [group][token], or null
-    int64_t x_row;    // stride, elements
+    uint16_t *terms; // [stage][term][token][64 columns]
+    float *factors;  // [group][token]
+    float *sums;     // [group][token], or null
+    int64_t x_row;   // stride, elements
     int64_t m, m_padded, groups, groups_padded;
     int32_t x_dtype, term_count;
     bool int8;
@@ -212,7 +213,8 @@ GPU_DEVICE void multiply_stage(const unsigned char *smem, float (&sums)[extent(P
 }
 
 template <class Format, int Tiles, int Terms, int Panels>
-GPU_KERNEL(kThreads, Tiles == 8 ? 2 : 3) qgemm_kernel(MultiplyParams p) {
+GPU_KERNEL(kThreads, Tiles == 8 ? 2 : 3)
+qgemm_kernel(MultiplyParams p) {
     using Layout = StageLayout<Format, Tiles, Terms, Panels>;
     constexpr int kDepth = kStages(Tiles);
     GPU_DYNAMIC_SMEM(smem);
@@ -274,11 +276,11 @@ GPU_KERNEL(256, 4) qgemm_reduce_kernel(ReduceParams p) {
 
 /// How one batch of tokens is cut.
 struct Plan {
-    std::int64_t batch;    // most tokens of a batch
-    std::int32_t tiles;    // of 8 tokens, of a block
-    std::int32_t panels;   // of a warp
+    std::int64_t batch;  // most tokens of a batch
+    std::int32_t tiles;  // of 8 tokens, of a block
+    std::int32_t panels; // of a warp
     std::int32_t terms;
-    std::int64_t blocks;   // over the panels
+    std::int64_t blocks; // over the panels
     std::int64_t stages;
     std::int32_t splits;
 };
@@ -376,7 +378,8 @@ Status qgemm_gpu(Exec &exec, const void *problem) {
         const int prepare_grid = grid_blocks(m_padded * prepare.groups_padded, 8, exec.multiprocessors);
         TRY(launched("qgemm", GPU_LAUNCH(qgemm_prepare_kernel, prepare_grid, 256, 0, exec.stream, prepare)));
         MultiplyParams params{};
-        params.out = {static_cast<unsigned char *>(p.y.data) + first * p.y.stride[0] * dtype_bytes(p.y.dtype), partials, p.y.stride[0], m, p.w.n, p.y.dtype};
+        params.out = {
+            static_cast<unsigned char *>(p.y.data) + first * p.y.stride[0] * dtype_bytes(p.y.dtype), partials, p.y.stride[0], m, p.w.n, p.y.dtype};
         params.stage = {p.w.k / 32, p.w.format == STRATA_FORMAT_I4 ? p.w.group / 32 : 1};
         params.panels = p.w.panels;
         params.terms = terms;

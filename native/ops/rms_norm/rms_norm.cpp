@@ -19,7 +19,8 @@ Status check_rms_norm(const CheckMode &mode, const strata_rms_norm_args &args, R
     TRY(check_equal(mode, "y.shape[1]", problem->y.shape[1], "x.shape[1]", problem->n, "give y the width of x"));
     TRY(check_equal(mode, "weight.shape[0]", problem->weight.shape[0], "x.shape[1]", problem->n, "pass the gain of this layer"));
     if (!std::isfinite(args.epsilon) || args.epsilon < 0.0F) {
-        return fail(STRATA_E_ARGUMENT, "rms_norm: epsilon is ", static_cast<double>(args.epsilon), ", must be finite and not negative; take it from the model's metadata");
+        return fail(STRATA_E_ARGUMENT, "rms_norm: epsilon is ", static_cast<double>(args.epsilon),
+                    ", must be finite and not negative; take it from the model's metadata");
     }
     TRY(check_no_partial_overlap(mode, "y", problem->y, "x", problem->x, true));
     return check_no_partial_overlap(mode, "y", problem->y, "weight", problem->weight, false);

@@ -14,7 +14,8 @@ internal sealed class RunOptions
     private readonly Option<int> _threads = CommonOptions.Threads();
     private readonly Option<string?> _isa = new("--isa")
     {
-        Description = "Highest instruction set of the CPU to use: scalar, avx2, avx512, avx512vnni or amx.", HelpName = "ISA",
+        Description = "Highest instruction set of the CPU to use: scalar, avx2, avx512, avx512vnni or amx.",
+        HelpName = "ISA",
     };
 
     private readonly Option<string?> _activations = Choice("--activations", "Inputs of quantised matrices: f32, or i8 in groups of 32.", "f32", "i8");

@@ -31,7 +31,11 @@ public readonly struct Qgemm : IOp
     {
         var args = new strata_qgemm_args
         {
-            struct_size = (uint)sizeof(strata_qgemm_args), flags = Int8Activations ? (uint)Native.STRATA_QGEMM_INT8_ACTIVATIONS : 0, x = X.Raw, y = Y.Raw, w = W.Raw,
+            struct_size = (uint)sizeof(strata_qgemm_args),
+            flags = Int8Activations ? (uint)Native.STRATA_QGEMM_INT8_ACTIVATIONS : 0,
+            x = X.Raw,
+            y = Y.Raw,
+            w = W.Raw,
         };
         int status = invocation.Call(&args, &Native.strata_qgemm_supported, &Native.strata_qgemm_workspace, &Native.strata_qgemm_run);
         TensorView.KeepAlive(X, Y);
