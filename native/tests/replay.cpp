@@ -20,6 +20,7 @@ constexpr int kSkipped = 77; // what ctest reads as skipped
 constexpr std::uint32_t kInArguments = UINT32_MAX;
 constexpr std::size_t kAlignment = 64;
 
+using WorkspaceFunction = strata_status (*)(strata_context *, const void *, std::size_t *);
 using RunFunction = strata_status (*)(strata_context *, const void *, void *, std::size_t, strata_stream);
 
 struct FreeBlock {
@@ -90,8 +91,6 @@ struct Call {
     bool tiny = false;
     std::vector<unsigned char> arguments;
     std::vector<Buffer> buffers;
-    unsigned char *scratch = nullptr;
-    std::size_t scratch_bytes = 0;
 };
 
 Call read_call(Reader &file) {
@@ -110,9 +109,6 @@ Call read_call(Reader &file) {
         if (buffer.kind == Kind::kBuffer) {
             buffer.after.resize(buffer.bytes);
             file.bytes(buffer.after.data(), buffer.bytes);
-        } else if (buffer.kind == Kind::kScratch) {
-            call.scratch = buffer.memory.get();
-            call.scratch_bytes = buffer.bytes;
         }
     }
     const auto pointers = file.value<std::int32_t>();
@@ -173,12 +169,21 @@ int main(int argc, char **argv) {
         if (tiny_only && !call.tiny) {
             continue;
         }
-        const auto run = reinterpret_cast<RunFunction>(dlsym(RTLD_DEFAULT, ("strata_" + call.op + "_run").c_str()));
-        if (run == nullptr) {
-            std::fprintf(stderr, "replay: strata_%s_run is not exported\n", call.op.c_str());
+        const std::string name = "strata_" + call.op;
+        const auto workspace = reinterpret_cast<WorkspaceFunction>(dlsym(RTLD_DEFAULT, (name + "_workspace").c_str()));
+        const auto run = reinterpret_cast<RunFunction>(dlsym(RTLD_DEFAULT, (name + "_run").c_str()));
+        if (workspace == nullptr || run == nullptr) {
+            std::fprintf(stderr, "replay: %s_workspace or _run is not exported\n", name.c_str());
             return 2;
         }
-        strata_status status = run(context, call.arguments.data(), call.scratch, call.scratch_bytes, nullptr);
+        // This device's own scratch, exactly as large as it says it needs, full of NaN.
+        std::size_t scratch_bytes = 0;
+        strata_status status = workspace(context, call.arguments.data(), &scratch_bytes);
+        const Block scratch = allocate(scratch_bytes);
+        std::memset(scratch.get(), 0xff, scratch_bytes);
+        if (status == STRATA_OK) {
+            status = run(context, call.arguments.data(), scratch_bytes > 0 ? scratch.get() : nullptr, scratch_bytes, nullptr);
+        }
         status = status == STRATA_OK ? strata_stream_sync(context, nullptr) : status;
         const bool same = device != "simt" || outputs_equal(call); // another device rounds in another way
         if (status != STRATA_OK || !same) {

@@ -96,7 +96,7 @@ GPU_DEVICE void load_query_pair(const AttentionParams &p, const Work &work, int 
 
 template <int Dim, bool Bf16, int RowWarps, int SlotWarps, int Stages>
 GPU_KERNEL(kThreads, 2)
-attention_kernel(AttentionParams p) {
+kv_attention_kernel(AttentionParams p) {
     static_assert(RowWarps * SlotWarps == kWarps);
     using Smem = MmaSmem<Dim, Stages>;
     constexpr int kWarpSlots = kTileSlots / SlotWarps;

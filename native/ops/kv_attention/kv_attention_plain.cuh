@@ -60,7 +60,7 @@ GPU_DEVICE void plain_scores(const AttentionParams &p, PlainSmem &smem, const fl
     }
 }
 
-GPU_KERNEL(kThreads, 2) plain_kernel(AttentionParams p) {
+GPU_KERNEL(kThreads, 2) kv_attention_plain_kernel(AttentionParams p) {
     GPU_DYNAMIC_SMEM(bytes);
     auto &smem = *reinterpret_cast<PlainSmem *>(bytes);
     auto *queries = reinterpret_cast<float *>(bytes + sizeof(PlainSmem));

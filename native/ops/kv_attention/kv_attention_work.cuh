@@ -132,7 +132,7 @@ GPU_DEVICE void emit(const AttentionParams &p, const Work &work, int r, int chan
 GPU_DEVICE float safe_max(float max) { return max == -gpu::kInfinity ? 0.0f : max; }
 
 /// Adds the partial results of each row in the order of their ranges; one warp a row.
-GPU_KERNEL(kThreads, 8) merge_kernel(AttentionParams p) {
+GPU_KERNEL(kThreads, 8) kv_attention_merge_kernel(AttentionParams p) {
     const int lane = gpu::lane_id();
     const int64_t rows = p.offsets.rows * p.q_heads;
     const int64_t stride = int64_t{gpu::grid_dim_x()} * kWarps;
