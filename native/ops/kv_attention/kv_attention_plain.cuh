@@ -52,6 +52,7 @@ GPU_DEVICE void plain_scores(const AttentionParams &p, PlainSmem &smem, const fl
         const float probability = gpu::exp2(s - base);
         const float total = gpu::warp_reduce_add(probability);
         smem.p[r][lane] = probability;
+        gpu::sync_warp(); // every lane has read max[r] before lane 0 replaces it
         if (lane == 0) {
             smem.max[r] = high;
             smem.factor[r] = factor;
