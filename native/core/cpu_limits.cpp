@@ -200,8 +200,7 @@ std::size_t read_bytes() {
     const long level3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
     cache = level3 > 0 ? static_cast<std::size_t>(level3) : 0;
 #endif
-    const std::size_t rounds = std::clamp(2 * cache, kMinReadBytes, kMaxReadBytes) / kReadRound;
-    return (rounds > 0 ? rounds : 1) * kReadRound;
+    return std::clamp(2 * cache, kMinReadBytes, kMaxReadBytes) / kReadRound * kReadRound;
 }
 
 // Rounds of a millisecond walk through the buffer. Their upper quartile is sustained: not the lucky window in which the neighbours of a
@@ -220,7 +219,8 @@ Status measure_read(ThreadPool &pool, double *per_second) {
     }
     std::vector<double> rates;
     const auto start = Clock::now();
-    for (std::size_t at = 0; at != 0 || rates.empty() || Seconds(Clock::now() - start).count() < kBudget; at = (at + kReadRound) % bytes) {
+    for (std::size_t at = 0; at != 0 || rates.empty() || Seconds(Clock::now() - start).count() < kBudget;
+         at = at + kReadRound < bytes ? at + kReadRound : 0) {
         const double seconds = seconds_of([&] {
             parallel_for(pool, kReadRound / kReadChunk,
                          [&](std::int64_t chunk, std::int32_t) { read_chunk(data + at + static_cast<std::size_t>(chunk) * kReadChunk); });
