@@ -108,6 +108,9 @@ Status check_rope(const CheckMode &mode, const strata_rope_params &rope, std::in
     checked->dims = rope.dims == 0 ? static_cast<std::int32_t>(head_dim) : rope.dims;
     checked->base = rope.base == 0.0F ? 10000.0F : rope.base;
     checked->frequency_scale = rope.frequency_scale == 0.0F ? 1.0F : rope.frequency_scale;
+    if (rope.mode == STRATA_ROPE_NONE && rope.dims == 0) {
+        return STRATA_OK; // nothing turns, so an odd head_dim is fine
+    }
     if (checked->dims < 0 || checked->dims > head_dim || checked->dims % 2 != 0) {
         return fail(STRATA_E_ARGUMENT, mode.op, ": rope.dims is ", checked->dims, ", must be even and 0 to head_dim = ", head_dim,
                     "; rotate whole pairs");
