@@ -30,6 +30,7 @@ public static class BenchRunner
         ArgumentNullException.ThrowIfNull(options);
         var display = new Display(output, log);
         List<(OpHarness Harness, OpCase Case)> work = Select(options, harnesses);
+        if (options.Peers) display.Log("bench: --peers has nothing to compare with, must find a library that this build times beside its own; the columns stay empty");
         using Targets targets = Targets.Open(options.Device, options.Isa == "all" ? null : options.Isa, options.Isa == "all", options.Threads);
         BenchReport report = Time(work, targets, options, measure, display, cancel);
         string json = JsonSerializer.Serialize(report, ReportJson.Default.BenchReport);
@@ -65,7 +66,7 @@ public static class BenchRunner
         int threads = options.Threads > 0 ? options.Threads : info.Threads;
         double seconds = options.Seconds > 0 ? options.Seconds : options.Quick ? QuickSeconds : FullSeconds;
         BenchLimits? reported = null;
-        display.WithProgress("bench", targets.Devices.Count * (work.Count + 1), progress =>
+        display.WithProgress("bench", targets.Devices.Count * (work.Count + (options.Model is null ? 1 : 2)), progress =>
         {
             int done = 0;
             foreach (Device device in targets.Devices)
@@ -87,6 +88,10 @@ public static class BenchRunner
                         refused.Add(e.Message);
                     }
                 }
+                if (options.Model is null) continue;
+                progress(Path.GetFileName(options.Model), done++);
+                rows.AddRange(ModelTimer.Time(options.Model, device, limits, seconds, cancel)
+                    .Select(t => Row("model", t.Case, device, threads, "cold", t.Microseconds, t.Bytes, t.Operations, t.Share)));
             }
         });
         string date = DateTime.UtcNow.ToString("yyyy-MM-dd", CultureInfo.InvariantCulture);
@@ -98,18 +103,21 @@ public static class BenchRunner
     {
         OpProblem problem = harness.Create(opCase, harness.Families[0], seed: 1);
         (Quantiles cold, Quantiles warm) = timer.Time(harness, opCase, problem);
-        return [Row("cold", cold), Row("warm", warm)];
+        return [Of("cold", cold), Of("warm", warm)];
 
-        BenchRow Row(string state, Quantiles microseconds)
-        {
-            double time = microseconds.Median * 1e-6;
-            return new BenchRow(
-                opCase.Op, opCase.Name, device.Id, device.Isa, threads, state,
-                Statistics.Rounded(microseconds.Median), Statistics.Rounded(microseconds.P20), Statistics.Rounded(microseconds.P80),
-                Statistics.Rounded(problem.Bytes / time / 1e9), Statistics.Rounded(problem.Operations / time / 1e9),
-                limits.Share(problem.Bytes, problem.Operations, problem.Roof, time) is { } share ? Statistics.Rounded(share) : null,
-                Peer: null, Ratio: null);
-        }
+        BenchRow Of(string state, Quantiles microseconds) =>
+            Row(opCase.Op, opCase.Name, device, threads, state, microseconds, problem.Bytes, problem.Operations,
+                limits.Share(problem.Bytes, problem.Operations, problem.Roof, microseconds.Median * 1e-6));
+    }
+
+    private static BenchRow Row(string op, string name, Device device, int threads, string state, Quantiles microseconds, double bytes, double operations, double? share)
+    {
+        double time = microseconds.Median * 1e-6;
+        return new BenchRow(
+            op, name, device.Id, device.Isa, threads, state,
+            Statistics.Rounded(microseconds.Median), Statistics.Rounded(microseconds.P20), Statistics.Rounded(microseconds.P80),
+            Statistics.Rounded(bytes / time / 1e9), Statistics.Rounded(operations / time / 1e9), share is { } s ? Statistics.Rounded(s) : null,
+            Peer: null, Ratio: null);
     }
 
     private static void Save(string path, BenchReport report, string json, Display display)

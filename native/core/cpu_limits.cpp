@@ -17,7 +17,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
 
-constexpr double kBudget = 0.35;         // seconds of one limit
+constexpr double kBudget = 0.25;         // seconds of one window
 constexpr double kChunkSeconds = 0.0002; // long beside reading the clock, short beside a time slice
 constexpr int kChunksPerThread = 4;
 constexpr std::int64_t kTrialIterations = 2000;
@@ -243,7 +243,12 @@ Status measure_cpu_limit(Isa isa, ThreadPool &pool, std::int32_t limit, double *
         return fail(STRATA_E_UNSUPPORTED, "limit_measure: limit ", limit, " has no probe for instruction set ", isa_name(isa),
                     ", must be a unit of the context; measure another limit");
     }
-    *per_second = measure_probe(pool, probe);
+    // Two of the threads may share a core for a whole window; not in each of three.
+    double best = 0;
+    for (int window = 0; window < 3; ++window) {
+        best = std::max(best, measure_probe(pool, probe));
+    }
+    *per_second = best;
     return STRATA_OK;
 }
 
