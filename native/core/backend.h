@@ -65,7 +65,7 @@ struct Backend {
     Status (*limit_measure)(void *state, std::int32_t limit, double *per_second);
 };
 
-inline constexpr std::uint32_t kBackendInterface = 1;
+inline constexpr std::uint32_t kBackendInterface = 2;
 
 /// The one export of libstrata_cuda.so and libstrata_simt.so.
 using BackendEntry = const Backend *(*)();

@@ -15,6 +15,7 @@ const char *dtype_name(std::int32_t dtype) {
     case STRATA_DTYPE_I32: return "i32";
     case STRATA_DTYPE_I8: return "i8";
     case STRATA_DTYPE_U8: return "u8";
+    case STRATA_DTYPE_F8E4M3: return "f8e4m3";
     default: return "unknown";
     }
 }
@@ -23,7 +24,7 @@ namespace {
 
 void append_types(Text &text, DtypeSet types) {
     const char *separator = "";
-    for (std::int32_t dtype = STRATA_DTYPE_F32; dtype <= STRATA_DTYPE_U8; ++dtype) {
+    for (std::int32_t dtype = STRATA_DTYPE_F32; dtype <= STRATA_DTYPE_F8E4M3; ++dtype) {
         if ((types & dtype_bit(dtype)) != 0) {
             text << separator << dtype_name(dtype);
             separator = " or ";
@@ -77,7 +78,7 @@ Status check_tensor(const CheckMode &mode, const char *name, const strata_tensor
         return fail(STRATA_E_SHAPE, mode.op, ": ", name, ".ndim is ", tensor.ndim, ", must be ", ndim,
                     "; describe the tensor with all its dimensions");
     }
-    if (tensor.dtype < 0 || tensor.dtype > STRATA_DTYPE_U8 || (types & dtype_bit(tensor.dtype)) == 0) {
+    if (tensor.dtype < 0 || tensor.dtype > STRATA_DTYPE_F8E4M3 || (types & dtype_bit(tensor.dtype)) == 0) {
         Text wanted;
         append_types(wanted, types);
         return fail(STRATA_E_DTYPE, mode.op, ": ", name, ".dtype is ", dtype_name(tensor.dtype), " (", tensor.dtype, "), must be ", wanted.c_str(),

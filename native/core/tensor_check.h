@@ -23,7 +23,8 @@ constexpr std::int32_t dtype_bytes(std::int32_t dtype) {
     case STRATA_DTYPE_F16:
     case STRATA_DTYPE_BF16: return 2;
     case STRATA_DTYPE_I8:
-    case STRATA_DTYPE_U8: return 1;
+    case STRATA_DTYPE_U8:
+    case STRATA_DTYPE_F8E4M3: return 1;
     default: return 0;
     }
 }

@@ -15,6 +15,8 @@ public static unsafe partial class Native
     public const int STRATA_PACKED_HEADER_BYTES = 64;
     /// <summary>Most levels a BitStack call takes.</summary>
     public const int STRATA_MAX_LEVELS = 16;
+    /// <summary>Slots that share a key scale in the block formats. A block is quantised when its last slot is written; until then its keys stay in key_tail.</summary>
+    public const int STRATA_KV_BLOCK = 32;
 
     // strata_status_code
     /// <summary>A value of <c>strata_status_code</c>.</summary>
@@ -61,6 +63,8 @@ public static unsafe partial class Native
     public const int STRATA_DTYPE_I8 = 5;
     /// <summary>A value of <c>strata_dtype</c>.</summary>
     public const int STRATA_DTYPE_U8 = 6;
+    /// <summary>1 sign, 4 exponent, 3 mantissa bits, bias 7; no infinity, 0x7f and 0xff are NaN, largest 448 (OCP E4M3).</summary>
+    public const int STRATA_DTYPE_F8E4M3 = 7;
 
     // strata_format
     /// <summary>A value of <c>strata_format</c>.</summary>
@@ -106,6 +110,26 @@ public static unsafe partial class Native
     /// <summary>A value of <c>strata_limit</c>.</summary>
     public const int STRATA_LIMIT_AMX_INT8 = 6;
 
+    // strata_kv_format
+    /// <summary>The tensor's own type, f32 | f16 | bf16; no scales.</summary>
+    public const int STRATA_KV_PLAIN = 0;
+    /// <summary>i8, one scale per token and head: x = scale c. Scales [pages, heads_in_page, page_size].</summary>
+    public const int STRATA_KV_I8 = 1;
+    /// <summary>f8e4m3, one scale per token and head: x = scale c. Scales as STRATA_KV_I8.</summary>
+    public const int STRATA_KV_F8 = 2;
+    /// <summary>u8 with zero points, x = scale c + zero. Keys: one pair per channel and block of STRATA_KV_BLOCK slots, scales [pages, heads_in_page, page_size / 32, 2 d] (d scales, then d zeros). Values: one pair per token and group of 32 channels, scales [pages, heads_in_page, 2 groups, page_size] (row 2g scale, row 2g+1 zero of group g).</summary>
+    public const int STRATA_KV_I8_BLOCK = 3;
+    /// <summary>The same with codes 0 ... 15, two a byte: the pool is u8 [pages, heads_in_page, page_size, d / 2].</summary>
+    public const int STRATA_KV_I4_BLOCK = 4;
+
+    // strata_kv_layout
+    /// <summary>Slot after slot, d numbers each; any strides, so pools of other engines (NHD, HND) are read in place. Not for block formats.</summary>
+    public const int STRATA_KV_ROWS = 0;
+    /// <summary>Pages of one dense block. Keys: words [page_size / 16][d / E][16 slots], a word = E channels of a slot. Values: words [page_size / E][d], a word = E slots of a channel. 4-bit words: byte i holds neighbour i in its low and neighbour i + 4 in its high nibble. page_size and d multiples of 16. The fast one on CPUs; all block formats have it.</summary>
+    public const int STRATA_KV_TILED = 1;
+    /// <summary>16-bit types, d a multiple of 64, dense pages: [d / 64][page_size][64], where the 16-byte chunk c of slot r lies at chunk c ^ (r &amp; 7). The fast one on GPUs.</summary>
+    public const int STRATA_KV_SWIZZLED = 2;
+
     // strata_rope_mode
     /// <summary>A value of <c>strata_rope_mode</c>.</summary>
     public const int STRATA_ROPE_NONE = 0;
@@ -117,6 +141,16 @@ public static unsafe partial class Native
     // strata_kv_attention_flag
     /// <summary>Query r of n sees slots 0 ... length - n + r; otherwise all.</summary>
     public const int STRATA_ATTENTION_CAUSAL = 1;
+    /// <summary>A sequence's result does not depend on its neighbours, its place in the batch or its pages: the work is split by fixed numbers.</summary>
+    public const int STRATA_ATTENTION_BATCH_INVARIANT = 2;
+    /// <summary>key_probability is overwritten; otherwise added to.</summary>
+    public const int STRATA_ATTENTION_STORE_PROBABILITY = 4;
+
+    // strata_plan_place
+    /// <summary>All in host memory; the caller copies the plan to the device.</summary>
+    public const int STRATA_PLAN_HOST = 0;
+    /// <summary>All in the device's memory: a kernel on the stream makes the plan (graphs, speculation). On "cpu" and "simt" the same as HOST.</summary>
+    public const int STRATA_PLAN_DEVICE = 1;
 
     // strata_score_statistic
     /// <summary>A value of <c>strata_score_statistic</c>.</summary>

@@ -210,6 +210,33 @@ public static unsafe partial class Native
     [DefaultDllImportSearchPaths(DllImportSearchPath.AssemblyDirectory)]
     public static partial int strata_kv_attention_run(strata_context* context, strata_kv_attention_args* args, void* workspace, nuint workspace_bytes, void* stream);
 
+    /// <summary>Words (int32) that a plan for these shapes needs; lengths are not looked at.</summary>
+    [LibraryImport(NativeResolver.LibraryName)]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.AssemblyDirectory)]
+    public static partial int strata_kv_attention_plan_words(strata_context* context, strata_kv_attention_args* args, long* words);
+
+    /// <summary>Splits the work of kv_attention for the present lengths and rows, once for all layers of a step. Only cache.lengths, row_offsets and shapes are read; <c>plan</c> is not. The grid of a later run depends on shapes only, so it can be captured in a graph and replayed with a new plan.</summary>
+    /// <remarks>Errors: as kv_attention_run; E_WORKSPACE: too few words.</remarks>
+    [LibraryImport(NativeResolver.LibraryName)]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.AssemblyDirectory)]
+    public static partial int strata_kv_attention_plan(strata_context* context, strata_kv_attention_args* args, int* plan, long words, int place, void* stream);
+
+    /// <summary>Whether merge_states can run with these shapes and types: STRATA_OK, or what stands in the way.</summary>
+    /// <remarks>Errors: E_SHAPE, E_DTYPE: see the fields.</remarks>
+    [LibraryImport(NativeResolver.LibraryName)]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.AssemblyDirectory)]
+    public static partial int strata_merge_states_supported(strata_context* context, strata_merge_states_args* args);
+
+    /// <summary>Scratch bytes of merge_states.</summary>
+    [LibraryImport(NativeResolver.LibraryName)]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.AssemblyDirectory)]
+    public static partial int strata_merge_states_workspace(strata_context* context, strata_merge_states_args* args, nuint* bytes);
+
+    /// <summary>Runs merge_states.</summary>
+    [LibraryImport(NativeResolver.LibraryName)]
+    [DefaultDllImportSearchPaths(DllImportSearchPath.AssemblyDirectory)]
+    public static partial int strata_merge_states_run(strata_context* context, strata_merge_states_args* args, void* workspace, nuint workspace_bytes, void* stream);
+
     /// <summary>Whether kv_score can run with these shapes and types: STRATA_OK, or what stands in the way.</summary>
     /// <remarks>Errors: E_SHAPE, E_DTYPE, E_ARGUMENT: see the fields; E_INDEX (cpu): a page or length out of range.</remarks>
     [LibraryImport(NativeResolver.LibraryName)]

@@ -146,23 +146,45 @@ public unsafe struct strata_weight_source
     public int reserved;
 }
 
-/// <summary>A paged KV cache of one layer, for a batch of sequences. Pages belong to one KV head where heads_in_page is 1; table and lengths are per (sequence, KV head).</summary>
+/// <summary>A paged KV cache of one layer, for a batch of sequences. Pages belong to one KV head where heads_in_page is 1; table and lengths are per (sequence, KV head). Tensors beside the pages ("side arrays") are f32 unless noted, [pages, heads_in_page, page_size], and travel with their slots.</summary>
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct strata_kv_cache
 {
-    /// <summary>[pages, heads_in_page, page_size, head_dim] f32 | f16 | bf16; heads_in_page is 1 or kv_heads; any strides, last dense.</summary>
+    /// <summary>[pages, heads_in_page, page_size, head_dim], type by key_format; heads_in_page is 1 or kv_heads; any strides, last dense.</summary>
     public strata_tensor keys;
-    /// <summary>Like keys.</summary>
+    /// <summary>Like keys, type by value_format.</summary>
     public strata_tensor values;
     /// <summary>int32 [batch, kv_heads, max_pages]: page of slots i page_size ... ; a head stride of 0 shares one table.</summary>
     public strata_tensor page_table;
     /// <summary>int32 [batch, kv_heads]: tokens held, 0 ... max_pages page_size.</summary>
     public strata_tensor lengths;
-    /// <summary>Optional int32 [pages, heads_in_page, page_size]: logical position of each slot.</summary>
+    /// <summary>Optional int32: logical position of each slot.</summary>
     public strata_tensor positions;
+    /// <summary>Optional: added to every score of the slot (merged tokens); kv_append writes 0.</summary>
+    public strata_tensor logit_bias;
+    /// <summary>Optional f32 | f16: ||k|| of the key as given to the cache (rotated by its position, before quantisation); written by kv_append.</summary>
+    public strata_tensor key_norms;
+    /// <summary>Optional f32 | f16: ||v||; written by kv_append.</summary>
+    public strata_tensor value_norms;
+    /// <summary>f16; needed, and only allowed, where key_format has scales.</summary>
+    public strata_tensor key_scales;
+    /// <summary>f16; likewise for value_format.</summary>
+    public strata_tensor value_scales;
+    /// <summary>f32 | f16 | bf16 [tails, STRATA_KV_BLOCK, head_dim]: keys of the last length % 32 slots; needed with a block key_format.</summary>
+    public strata_tensor key_tail;
+    /// <summary>Optional int32 [batch, kv_heads]: the row of key_tail of each sequence and head; absent: sequence * kv_heads + head.</summary>
+    public strata_tensor tail_table;
+    /// <summary>strata_kv_format.</summary>
+    public int key_format;
+    /// <summary>strata_kv_format.</summary>
+    public int value_format;
+    /// <summary>strata_kv_layout of keys and values.</summary>
+    public int layout;
+    /// <summary>0, or n = 16, 32, 64, 128, 256 dividing head_dim: keys and values are stored after a normalised n-point Walsh-Hadamard transform of each n channels; kv_attention turns q likewise and out back. Outliers spread over channels: int8 per token then loses a tenth.</summary>
+    public int rotation;
 }
 
-/// <summary>Rotary embedding: pair i of <c>dims</c> channels turns by position * frequency_scale * base^(-2i/dims).</summary>
+/// <summary>Rotary embedding: pair i of <c>dims</c> channels turns by position * f_i and is multiplied by <c>magnitude</c>. Plain and linear: f_i = frequency_scale * base^(-2i/dims). YaRN (arXiv 2309.00071; yarn_context &gt; 0): e_i = base^(-2i/dims), c(b) = dims ln(yarn_context / (2 pi b)) / (2 ln base), low = max(floor c(beta_fast), 0), high = min(ceil c(beta_slow), dims - 1), m_i = 1 - clamp((i - low) / max(high - low, 0.001), 0, 1), f_i = e_i (frequency_scale (1 - m_i) + m_i).</summary>
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct strata_rope_params
 {
@@ -172,11 +194,19 @@ public unsafe struct strata_rope_params
     public int dims;
     /// <summary>0 = 10000.</summary>
     public float @base;
-    /// <summary>Linear scaling; 0 = 1.</summary>
+    /// <summary>Linear scaling, 1 / factor; 0 = 1.</summary>
     public float frequency_scale;
+    /// <summary>The context that the model was first trained with; 0 = no YaRN.</summary>
+    public int yarn_context;
+    /// <summary>0 = 32.</summary>
+    public float yarn_beta_fast;
+    /// <summary>0 = 1.</summary>
+    public float yarn_beta_slow;
+    /// <summary>0 = 1, with YaRN 1 + 0.1 ln(1 / frequency_scale).</summary>
+    public float magnitude;
 }
 
-/// <summary>kv_append: K and V rows of new tokens (rotated on the way, if asked) into the last slots of their sequences. Row r of sequence b, r = row_offsets[b] ... row_offsets[b+1]-1, goes to slot lengths[b,h] - (row_offsets[b+1] - r): lengths count the new tokens already.</summary>
+/// <summary>kv_append: K and V rows of new tokens into the last slots of their sequences, in one pass: rope on keys, the cache's Hadamard rotation, quantisation, norms, positions, a zero logit bias. A block of keys whose last slot is written is quantised from key_tail and the new rows. Row r of sequence b, r = row_offsets[b] ... row_offsets[b+1]-1, goes to slot lengths[b,h] - (row_offsets[b+1] - r): lengths count the new tokens already.</summary>
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct strata_kv_append_args
 {
@@ -196,9 +226,11 @@ public unsafe struct strata_kv_append_args
     public strata_tensor row_offsets;
     /// <summary>Applied to keys.</summary>
     public strata_rope_params rope;
+    /// <summary>Optional f32 [rope.dims / 2]: f_i is divided by factor i (Llama 3's rope_freqs).</summary>
+    public strata_tensor frequency_factors;
 }
 
-/// <summary>kv_attention: out = softmax(scale q K^T) V over the pages of each query's sequence and KV head (head h reads KV head h / (q_heads / kv_heads)). Decode is one query row a sequence, prefill many; a batch may mix them. A query that sees no slot gives 0 and lse = -inf.</summary>
+/// <summary>kv_attention: out = softmax(s) V over the pages of each query's sequence and KV head (head h reads KV head h / (q_heads / kv_heads)), with s = cap(scale q k) + slope_h (slot - (length - n + r)) + logit_bias[slot], cap(x) = softcap tanh(x / softcap). Decode is a few query rows a sequence, prefill many; a batch may mix them. A query that sees no slot gives 0 and lse = -inf (with a sink logit: that logit).</summary>
 [StructLayout(LayoutKind.Sequential)]
 public unsafe struct strata_kv_attention_args
 {
@@ -212,7 +244,7 @@ public unsafe struct strata_kv_attention_args
     public strata_tensor q;
     /// <summary>Like q, f32 | f16 | bf16.</summary>
     public strata_tensor @out;
-    /// <summary>Optional f32 [tokens, q_heads]: ln of the sum of exp(scale q k).</summary>
+    /// <summary>Optional f32 [tokens, q_heads]: ln of the sum of exp(s), sink logit included.</summary>
     public strata_tensor lse;
     /// <summary>int32 [batch + 1] ragged query rows; absent: all rows belong to the only sequence.</summary>
     public strata_tensor row_offsets;
@@ -220,6 +252,42 @@ public unsafe struct strata_kv_attention_args
     public float scale;
     /// <summary>An upper bound of lengths known on the host; 0 = max_pages * page_size.</summary>
     public int max_length;
+    /// <summary>Optional f32 [tokens, q_heads]: ln of the sum of exp(s) over slots 0 ... length - n - 1 that the query sees, n its sequence's rows (EpiCache); no sink logit.</summary>
+    public strata_tensor past_lse;
+    /// <summary>Optional f32 [batch, kv_heads, capacity]: slot s gets the sum over the sequence's rows of the mean over the group of exp(s - lse) (H2O, D2O, TOVA); columns 0 ... length - 1 are written, the others left alone.</summary>
+    public strata_tensor key_probability;
+    /// <summary>Optional f32 [q_heads]: slope_h.</summary>
+    public strata_tensor alibi_slopes;
+    /// <summary>Optional f32 [q_heads]: one more score in the softmax of each row, with value 0; neither scaled nor capped.</summary>
+    public strata_tensor sink_logits;
+    /// <summary>Optional int32 [words]: what strata_kv_attention_plan wrote for these lengths and rows, in memory of the device; absent: the run plans for itself.</summary>
+    public strata_tensor plan;
+    /// <summary>0 = none.</summary>
+    public float softcap;
+    /// <summary>Sliding window: a query sees the last <c>window</c> slots of those that it would see, itself included; 0 = no window.</summary>
+    public int window;
+    /// <summary>With a window: slots 0 ... window_sinks - 1 are seen as well.</summary>
+    public int window_sinks;
+    /// <summary>Must be 0.</summary>
+    public int reserved;
+}
+
+/// <summary>merge_states: joins attention over disjoint sets of keys: lse = ln sum_i exp(lse_i), out = sum_i exp(lse_i - lse) out_i. A part with lse -inf counts nothing. A prefix shared by many sequences is attended to once with all their rows as one sequence, each suffix on its own, then both are merged (cascade).</summary>
+[StructLayout(LayoutKind.Sequential)]
+public unsafe struct strata_merge_states_args
+{
+    /// <summary>sizeof(strata_merge_states_args), set by the caller.</summary>
+    public uint struct_size;
+    /// <summary>0.</summary>
+    public uint flags;
+    /// <summary>[parts, tokens, q_heads, head_dim] f32 | f16 | bf16; 1 ... 64 parts.</summary>
+    public strata_tensor parts;
+    /// <summary>f32 [parts, tokens, q_heads].</summary>
+    public strata_tensor part_lse;
+    /// <summary>Written: [tokens, q_heads, head_dim] f32 | f16 | bf16.</summary>
+    public strata_tensor @out;
+    /// <summary>Optional, written: f32 [tokens, q_heads].</summary>
+    public strata_tensor lse;
 }
 
 /// <summary>kv_score: scores of cached keys from the attention of the last <c>window</c> queries. p = softmax of scale q K^T of each window row over the slots it sees (row r of w sees slots 0 ... length - w + r); then the statistic over rows, pooling over the scored columns, and the reduction over heads. SnapKV, TOVA, H2O, CAKE, Ada-KV are settings of it.</summary>
@@ -424,6 +492,8 @@ public unsafe struct strata_rope_args
     public strata_tensor y;
     /// <summary>mode must not be NONE.</summary>
     public strata_rope_params rope;
+    /// <summary>Optional f32 [rope.dims / 2]: f_i is divided by factor i (Llama 3's rope_freqs).</summary>
+    public strata_tensor frequency_factors;
 }
 
 /// <summary>elementwise: y = f(a, b) over matrices of one shape. y may be a or b.</summary>

@@ -76,7 +76,8 @@ enum strata_dtype {
     STRATA_DTYPE_BF16 = 3,
     STRATA_DTYPE_I32 = 4,
     STRATA_DTYPE_I8 = 5,
-    STRATA_DTYPE_U8 = 6
+    STRATA_DTYPE_U8 = 6,
+    STRATA_DTYPE_F8E4M3 = 7 /**< 1 sign, 4 exponent, 3 mantissa bits, bias 7; no infinity, 0x7f and 0xff are NaN, largest 448 (OCP E4M3). */
 };
 
 /** Storage formats of weights: what strata_weight_pack reads and what strata_weight.format says. GGUF names are the blocks of that file format. */
@@ -250,13 +251,46 @@ STRATA_API strata_status strata_weight_open(const void *data, size_t bytes, stra
 
 /* ---------------------------------------------------------------- paged KV cache */
 
-/** A paged KV cache of one layer, for a batch of sequences. Pages belong to one KV head where heads_in_page is 1; table and lengths are per (sequence, KV head). */
+/** How the numbers of a pool of keys or values are stored. d is head_dim; groups = ceil(d / 32). Scales, zero points: f16. Keys and values choose independently. */
+enum strata_kv_format {
+    STRATA_KV_PLAIN = 0,    /**< The tensor's own type, f32 | f16 | bf16; no scales. */
+    STRATA_KV_I8 = 1,       /**< i8, one scale per token and head: x = scale c. Scales [pages, heads_in_page, page_size]. */
+    STRATA_KV_F8 = 2,       /**< f8e4m3, one scale per token and head: x = scale c. Scales as STRATA_KV_I8. */
+    STRATA_KV_I8_BLOCK = 3, /**< u8 with zero points, x = scale c + zero. Keys: one pair per channel and block of STRATA_KV_BLOCK slots, scales [pages, heads_in_page, page_size / 32, 2 d]
+                                 (d scales, then d zeros). Values: one pair per token and group of 32 channels, scales [pages, heads_in_page, 2 groups, page_size] (row 2g scale, row 2g+1 zero of group g). */
+    STRATA_KV_I4_BLOCK = 4  /**< The same with codes 0 ... 15, two a byte: the pool is u8 [pages, heads_in_page, page_size, d / 2]. */
+};
+/** Slots that share a key scale in the block formats. A block is quantised when its last slot is written; until then its keys stay in key_tail. */
+#define STRATA_KV_BLOCK 32
+
+/** Order of the numbers inside one page of one head. A word is 4 bytes: E = 1, 2, 4 or 8 neighbours of 32, 16, 8 or 4 bits. */
+enum strata_kv_layout {
+    STRATA_KV_ROWS = 0,     /**< Slot after slot, d numbers each; any strides, so pools of other engines (NHD, HND) are read in place. Not for block formats. */
+    STRATA_KV_TILED = 1,    /**< Pages of one dense block. Keys: words [page_size / 16][d / E][16 slots], a word = E channels of a slot. Values: words [page_size / E][d], a word = E slots of a channel.
+                                 4-bit words: byte i holds neighbour i in its low and neighbour i + 4 in its high nibble. page_size and d multiples of 16. The fast one on CPUs; all block formats have it. */
+    STRATA_KV_SWIZZLED = 2  /**< 16-bit types, d a multiple of 64, dense pages: [d / 64][page_size][64], where the 16-byte chunk c of slot r lies at chunk c ^ (r & 7). The fast one on GPUs. */
+};
+
+/** A paged KV cache of one layer, for a batch of sequences. Pages belong to one KV head where heads_in_page is 1; table and lengths are per (sequence, KV head).
+ *  Tensors beside the pages ("side arrays") are f32 unless noted, [pages, heads_in_page, page_size], and travel with their slots. */
 typedef struct strata_kv_cache {
-    strata_tensor keys;       /**< [pages, heads_in_page, page_size, head_dim] f32 | f16 | bf16; heads_in_page is 1 or kv_heads; any strides, last dense. */
-    strata_tensor values;     /**< Like keys. */
+    strata_tensor keys;       /**< [pages, heads_in_page, page_size, head_dim], type by key_format; heads_in_page is 1 or kv_heads; any strides, last dense. */
+    strata_tensor values;     /**< Like keys, type by value_format. */
     strata_tensor page_table; /**< int32 [batch, kv_heads, max_pages]: page of slots i page_size ... ; a head stride of 0 shares one table. */
     strata_tensor lengths;    /**< int32 [batch, kv_heads]: tokens held, 0 ... max_pages page_size. */
-    strata_tensor positions;  /**< Optional int32 [pages, heads_in_page, page_size]: logical position of each slot. */
+    strata_tensor positions;  /**< Optional int32: logical position of each slot. */
+    strata_tensor logit_bias; /**< Optional: added to every score of the slot (merged tokens); kv_append writes 0. */
+    strata_tensor key_norms;  /**< Optional f32 | f16: ||k|| of the key as given to the cache (rotated by its position, before quantisation); written by kv_append. */
+    strata_tensor value_norms;/**< Optional f32 | f16: ||v||; written by kv_append. */
+    strata_tensor key_scales; /**< f16; needed, and only allowed, where key_format has scales. */
+    strata_tensor value_scales; /**< f16; likewise for value_format. */
+    strata_tensor key_tail;   /**< f32 | f16 | bf16 [tails, STRATA_KV_BLOCK, head_dim]: keys of the last length % 32 slots; needed with a block key_format. */
+    strata_tensor tail_table; /**< Optional int32 [batch, kv_heads]: the row of key_tail of each sequence and head; absent: sequence * kv_heads + head. */
+    int32_t key_format;       /**< strata_kv_format. */
+    int32_t value_format;     /**< strata_kv_format. */
+    int32_t layout;           /**< strata_kv_layout of keys and values. */
+    int32_t rotation;         /**< 0, or n = 16, 32, 64, 128, 256 dividing head_dim: keys and values are stored after a normalised n-point Walsh-Hadamard transform of each n channels;
+                                   kv_attention turns q likewise and out back. Outliers spread over channels: int8 per token then loses a tenth. */
 } strata_kv_cache;
 
 /** How rotary embedding pairs channels. */
@@ -266,20 +300,26 @@ enum strata_rope_mode {
     STRATA_ROPE_HALF = 2         /**< Pairs (i, i + dims/2): NeoX, Hugging Face. */
 };
 
-/** Rotary embedding: pair i of `dims` channels turns by position * frequency_scale * base^(-2i/dims). */
+/** Rotary embedding: pair i of `dims` channels turns by position * f_i and is multiplied by `magnitude`. Plain and linear: f_i = frequency_scale * base^(-2i/dims).
+ *  YaRN (arXiv 2309.00071; yarn_context > 0): e_i = base^(-2i/dims), c(b) = dims ln(yarn_context / (2 pi b)) / (2 ln base), low = max(floor c(beta_fast), 0), high = min(ceil c(beta_slow), dims - 1),
+ *  m_i = 1 - clamp((i - low) / max(high - low, 0.001), 0, 1), f_i = e_i (frequency_scale (1 - m_i) + m_i). */
 typedef struct strata_rope_params {
     int32_t mode;          /**< strata_rope_mode. */
     int32_t dims;          /**< Channels that turn, even; 0 = all of head_dim. */
     float base;            /**< 0 = 10000. */
-    float frequency_scale; /**< Linear scaling; 0 = 1. */
+    float frequency_scale; /**< Linear scaling, 1 / factor; 0 = 1. */
+    int32_t yarn_context;  /**< The context that the model was first trained with; 0 = no YaRN. */
+    float yarn_beta_fast;  /**< 0 = 32. */
+    float yarn_beta_slow;  /**< 0 = 1. */
+    float magnitude;       /**< 0 = 1, with YaRN 1 + 0.1 ln(1 / frequency_scale). */
 } strata_rope_params;
 
 /* ---------------------------------------------------------------- ops: supported / workspace / run
  * supported and workspace look at shapes, types and options only; data may be NULL. workspace returns an upper bound that grows with every extent.
  */
 
-/** kv_append: K and V rows of new tokens (rotated on the way, if asked) into the last slots of their sequences.
- *  Row r of sequence b, r = row_offsets[b] ... row_offsets[b+1]-1, goes to slot lengths[b,h] - (row_offsets[b+1] - r): lengths count the new tokens already. */
+/** kv_append: K and V rows of new tokens into the last slots of their sequences, in one pass: rope on keys, the cache's Hadamard rotation, quantisation, norms, positions, a zero logit bias.
+ *  A block of keys whose last slot is written is quantised from key_tail and the new rows. Row r of sequence b, r = row_offsets[b] ... row_offsets[b+1]-1, goes to slot lengths[b,h] - (row_offsets[b+1] - r): lengths count the new tokens already. */
 typedef struct strata_kv_append_args {
     uint32_t struct_size;
     uint32_t flags;             /**< 0. */
@@ -289,6 +329,7 @@ typedef struct strata_kv_append_args {
     strata_tensor positions;    /**< int32 [tokens] logical positions; needed by rope and by cache.positions. */
     strata_tensor row_offsets;  /**< int32 [batch + 1]; absent: every row belongs to the only sequence. */
     strata_rope_params rope;    /**< Applied to keys. */
+    strata_tensor frequency_factors; /**< Optional f32 [rope.dims / 2]: f_i is divided by factor i (Llama 3's rope_freqs). */
 } strata_kv_append_args;
 /** @errors E_SHAPE, E_DTYPE: see the fields; E_INDEX (cpu): a page, length or offset out of range. */
 STRATA_API strata_status strata_kv_append_supported(strata_context *context, const strata_kv_append_args *args);
@@ -298,19 +339,34 @@ STRATA_API strata_status strata_kv_append_workspace(strata_context *context, con
 STRATA_API strata_status strata_kv_append_run(strata_context *context, const strata_kv_append_args *args, void *workspace, size_t workspace_bytes, strata_stream stream);
 
 /** Flags of kv_attention. */
-enum strata_kv_attention_flag { STRATA_ATTENTION_CAUSAL = 1 /**< Query r of n sees slots 0 ... length - n + r; otherwise all. */ };
-/** kv_attention: out = softmax(scale q K^T) V over the pages of each query's sequence and KV head (head h reads KV head h / (q_heads / kv_heads)).
- *  Decode is one query row a sequence, prefill many; a batch may mix them. A query that sees no slot gives 0 and lse = -inf. */
+enum strata_kv_attention_flag {
+    STRATA_ATTENTION_CAUSAL = 1,            /**< Query r of n sees slots 0 ... length - n + r; otherwise all. */
+    STRATA_ATTENTION_BATCH_INVARIANT = 2,   /**< A sequence's result does not depend on its neighbours, its place in the batch or its pages: the work is split by fixed numbers. */
+    STRATA_ATTENTION_STORE_PROBABILITY = 4  /**< key_probability is overwritten; otherwise added to. */
+};
+/** kv_attention: out = softmax(s) V over the pages of each query's sequence and KV head (head h reads KV head h / (q_heads / kv_heads)), with
+ *  s = cap(scale q k) + slope_h (slot - (length - n + r)) + logit_bias[slot],  cap(x) = softcap tanh(x / softcap).
+ *  Decode is a few query rows a sequence, prefill many; a batch may mix them. A query that sees no slot gives 0 and lse = -inf (with a sink logit: that logit). */
 typedef struct strata_kv_attention_args {
     uint32_t struct_size;
     uint32_t flags;             /**< strata_kv_attention_flag. */
     strata_kv_cache cache;      /**< Read. */
     strata_tensor q;            /**< [tokens, q_heads, head_dim] f32 | f16 | bf16. */
     strata_tensor out;          /**< Like q, f32 | f16 | bf16. */
-    strata_tensor lse;          /**< Optional f32 [tokens, q_heads]: ln of the sum of exp(scale q k). */
+    strata_tensor lse;          /**< Optional f32 [tokens, q_heads]: ln of the sum of exp(s), sink logit included. */
     strata_tensor row_offsets;  /**< int32 [batch + 1] ragged query rows; absent: all rows belong to the only sequence. */
     float scale;                /**< 0 = 1 / sqrt(head_dim). */
     int32_t max_length;         /**< An upper bound of lengths known on the host; 0 = max_pages * page_size. */
+    strata_tensor past_lse;     /**< Optional f32 [tokens, q_heads]: ln of the sum of exp(s) over slots 0 ... length - n - 1 that the query sees, n its sequence's rows (EpiCache); no sink logit. */
+    strata_tensor key_probability; /**< Optional f32 [batch, kv_heads, capacity]: slot s gets the sum over the sequence's rows of the mean over the group of exp(s - lse) (H2O, D2O, TOVA);
+                                     columns 0 ... length - 1 are written, the others left alone. */
+    strata_tensor alibi_slopes; /**< Optional f32 [q_heads]: slope_h. */
+    strata_tensor sink_logits;  /**< Optional f32 [q_heads]: one more score in the softmax of each row, with value 0; neither scaled nor capped. */
+    strata_tensor plan;         /**< Optional int32 [words]: what strata_kv_attention_plan wrote for these lengths and rows, in memory of the device; absent: the run plans for itself. */
+    float softcap;              /**< 0 = none. */
+    int32_t window;             /**< Sliding window: a query sees the last `window` slots of those that it would see, itself included; 0 = no window. */
+    int32_t window_sinks;       /**< With a window: slots 0 ... window_sinks - 1 are seen as well. */
+    int32_t reserved;
 } strata_kv_attention_args;
 /** @errors E_SHAPE, E_DTYPE: see the fields; E_INDEX (cpu): a page, length or offset out of range. */
 STRATA_API strata_status strata_kv_attention_supported(strata_context *context, const strata_kv_attention_args *args);
@@ -318,6 +374,33 @@ STRATA_API strata_status strata_kv_attention_supported(strata_context *context, 
 STRATA_API strata_status strata_kv_attention_workspace(strata_context *context, const strata_kv_attention_args *args, size_t *bytes);
 /** Runs kv_attention. */
 STRATA_API strata_status strata_kv_attention_run(strata_context *context, const strata_kv_attention_args *args, void *workspace, size_t workspace_bytes, strata_stream stream);
+/** Where the lengths and row offsets of strata_kv_attention_plan lie, and where the plan goes. */
+enum strata_plan_place {
+    STRATA_PLAN_HOST = 0,   /**< All in host memory; the caller copies the plan to the device. */
+    STRATA_PLAN_DEVICE = 1  /**< All in the device's memory: a kernel on the stream makes the plan (graphs, speculation). On "cpu" and "simt" the same as HOST. */
+};
+/** Words (int32) that a plan for these shapes needs; lengths are not looked at. */
+STRATA_API strata_status strata_kv_attention_plan_words(strata_context *context, const strata_kv_attention_args *args, int64_t *words);
+/** Splits the work of kv_attention for the present lengths and rows, once for all layers of a step. Only cache.lengths, row_offsets and shapes are read; `plan` is not.
+ *  The grid of a later run depends on shapes only, so it can be captured in a graph and replayed with a new plan. @errors as kv_attention_run; E_WORKSPACE: too few words. */
+STRATA_API strata_status strata_kv_attention_plan(strata_context *context, const strata_kv_attention_args *args, int32_t *plan, int64_t words, int32_t place, strata_stream stream);
+
+/** merge_states: joins attention over disjoint sets of keys: lse = ln sum_i exp(lse_i), out = sum_i exp(lse_i - lse) out_i. A part with lse -inf counts nothing.
+ *  A prefix shared by many sequences is attended to once with all their rows as one sequence, each suffix on its own, then both are merged (cascade). */
+typedef struct strata_merge_states_args {
+    uint32_t struct_size;
+    uint32_t flags;             /**< 0. */
+    strata_tensor parts;        /**< [parts, tokens, q_heads, head_dim] f32 | f16 | bf16; 1 ... 64 parts. */
+    strata_tensor part_lse;     /**< f32 [parts, tokens, q_heads]. */
+    strata_tensor out;          /**< Written: [tokens, q_heads, head_dim] f32 | f16 | bf16. */
+    strata_tensor lse;          /**< Optional, written: f32 [tokens, q_heads]. */
+} strata_merge_states_args;
+/** @errors E_SHAPE, E_DTYPE: see the fields. */
+STRATA_API strata_status strata_merge_states_supported(strata_context *context, const strata_merge_states_args *args);
+/** Scratch bytes of merge_states. */
+STRATA_API strata_status strata_merge_states_workspace(strata_context *context, const strata_merge_states_args *args, size_t *bytes);
+/** Runs merge_states. */
+STRATA_API strata_status strata_merge_states_run(strata_context *context, const strata_merge_states_args *args, void *workspace, size_t workspace_bytes, strata_stream stream);
 
 /** Reduction of kv_score over the window's rows, per query head and key. */
 enum strata_score_statistic {
@@ -492,6 +575,7 @@ typedef struct strata_rope_args {
     strata_tensor positions;  /**< int32 [tokens]. */
     strata_tensor y;          /**< Like x. */
     strata_rope_params rope;  /**< mode must not be NONE. */
+    strata_tensor frequency_factors; /**< Optional f32 [rope.dims / 2]: f_i is divided by factor i (Llama 3's rope_freqs). */
 } strata_rope_args;
 /** @errors E_SHAPE, E_DTYPE, E_ARGUMENT: see the fields. */
 STRATA_API strata_status strata_rope_supported(strata_context *context, const strata_rope_args *args);

@@ -53,6 +53,7 @@ Status check_kv_compact(const CheckMode &mode, const strata_kv_compact_args &arg
     p = KvCompactProblem{};
     TRY(check_range(mode, "flags", args.flags, 0, 0, "no flag is known"));
     TRY(check_kv_cache(mode, args.cache, Access::kWrite, &p.cache));
+    TRY(check_plain_rows(mode, p.cache));
     TRY(check_tensor(mode, "kept", args.kept, 3, kI32, Access::kRead, &p.kept));
     TRY(check_tensor(mode, "kept_counts", args.kept_counts, 2, kI32, Access::kRead, &p.counts));
     TRY(check_optional_tensor(mode, "to_page_table", args.to_page_table, 3, kI32, Access::kRead, &p.to_table));

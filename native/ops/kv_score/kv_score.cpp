@@ -78,6 +78,7 @@ Status check_kv_score(const CheckMode &mode, const strata_kv_score_args &args, K
     TRY(check_range(mode, "flags", args.flags, 0, 0, "no flag is known"));
     TRY(check_settings(mode, args, &p));
     TRY(check_kv_cache(mode, args.cache, Access::kRead, &p.cache));
+    TRY(check_plain_rows(mode, p.cache));
     TRY(check_tensor(mode, "q", args.q, 4, kFloats, Access::kRead, &p.q));
     TRY(check_optional_tensor(mode, "lse", args.lse, 3, kF32, Access::kRead, &p.lse));
     TRY(check_tensor(mode, "scores", args.scores, 3, kF32, Access::kWrite, &p.scores));

@@ -91,77 +91,115 @@ public unsafe class LayoutTests
     public void strata_kv_cache_HasLayoutOfHeader()
     {
         strata_kv_cache value = default;
-        Assert.That(sizeof(strata_kv_cache), Is.EqualTo(400), "size");
+        Assert.That(sizeof(strata_kv_cache), Is.EqualTo(976), "size");
         Assert.That(Offset(value, &value.keys), Is.EqualTo(0), "keys");
         Assert.That(Offset(value, &value.values), Is.EqualTo(80), "values");
         Assert.That(Offset(value, &value.page_table), Is.EqualTo(160), "page_table");
         Assert.That(Offset(value, &value.lengths), Is.EqualTo(240), "lengths");
         Assert.That(Offset(value, &value.positions), Is.EqualTo(320), "positions");
+        Assert.That(Offset(value, &value.logit_bias), Is.EqualTo(400), "logit_bias");
+        Assert.That(Offset(value, &value.key_norms), Is.EqualTo(480), "key_norms");
+        Assert.That(Offset(value, &value.value_norms), Is.EqualTo(560), "value_norms");
+        Assert.That(Offset(value, &value.key_scales), Is.EqualTo(640), "key_scales");
+        Assert.That(Offset(value, &value.value_scales), Is.EqualTo(720), "value_scales");
+        Assert.That(Offset(value, &value.key_tail), Is.EqualTo(800), "key_tail");
+        Assert.That(Offset(value, &value.tail_table), Is.EqualTo(880), "tail_table");
+        Assert.That(Offset(value, &value.key_format), Is.EqualTo(960), "key_format");
+        Assert.That(Offset(value, &value.value_format), Is.EqualTo(964), "value_format");
+        Assert.That(Offset(value, &value.layout), Is.EqualTo(968), "layout");
+        Assert.That(Offset(value, &value.rotation), Is.EqualTo(972), "rotation");
     }
 
     [Test]
     public void strata_rope_params_HasLayoutOfHeader()
     {
         strata_rope_params value = default;
-        Assert.That(sizeof(strata_rope_params), Is.EqualTo(16), "size");
+        Assert.That(sizeof(strata_rope_params), Is.EqualTo(32), "size");
         Assert.That(Offset(value, &value.mode), Is.EqualTo(0), "mode");
         Assert.That(Offset(value, &value.dims), Is.EqualTo(4), "dims");
         Assert.That(Offset(value, &value.@base), Is.EqualTo(8), "base");
         Assert.That(Offset(value, &value.frequency_scale), Is.EqualTo(12), "frequency_scale");
+        Assert.That(Offset(value, &value.yarn_context), Is.EqualTo(16), "yarn_context");
+        Assert.That(Offset(value, &value.yarn_beta_fast), Is.EqualTo(20), "yarn_beta_fast");
+        Assert.That(Offset(value, &value.yarn_beta_slow), Is.EqualTo(24), "yarn_beta_slow");
+        Assert.That(Offset(value, &value.magnitude), Is.EqualTo(28), "magnitude");
     }
 
     [Test]
     public void strata_kv_append_args_HasLayoutOfHeader()
     {
         strata_kv_append_args value = default;
-        Assert.That(sizeof(strata_kv_append_args), Is.EqualTo(744), "size");
+        Assert.That(sizeof(strata_kv_append_args), Is.EqualTo(1416), "size");
         Assert.That(Offset(value, &value.struct_size), Is.EqualTo(0), "struct_size");
         Assert.That(Offset(value, &value.flags), Is.EqualTo(4), "flags");
         Assert.That(Offset(value, &value.cache), Is.EqualTo(8), "cache");
-        Assert.That(Offset(value, &value.keys), Is.EqualTo(408), "keys");
-        Assert.That(Offset(value, &value.values), Is.EqualTo(488), "values");
-        Assert.That(Offset(value, &value.positions), Is.EqualTo(568), "positions");
-        Assert.That(Offset(value, &value.row_offsets), Is.EqualTo(648), "row_offsets");
-        Assert.That(Offset(value, &value.rope), Is.EqualTo(728), "rope");
+        Assert.That(Offset(value, &value.keys), Is.EqualTo(984), "keys");
+        Assert.That(Offset(value, &value.values), Is.EqualTo(1064), "values");
+        Assert.That(Offset(value, &value.positions), Is.EqualTo(1144), "positions");
+        Assert.That(Offset(value, &value.row_offsets), Is.EqualTo(1224), "row_offsets");
+        Assert.That(Offset(value, &value.rope), Is.EqualTo(1304), "rope");
+        Assert.That(Offset(value, &value.frequency_factors), Is.EqualTo(1336), "frequency_factors");
     }
 
     [Test]
     public void strata_kv_attention_args_HasLayoutOfHeader()
     {
         strata_kv_attention_args value = default;
-        Assert.That(sizeof(strata_kv_attention_args), Is.EqualTo(736), "size");
+        Assert.That(sizeof(strata_kv_attention_args), Is.EqualTo(1728), "size");
         Assert.That(Offset(value, &value.struct_size), Is.EqualTo(0), "struct_size");
         Assert.That(Offset(value, &value.flags), Is.EqualTo(4), "flags");
         Assert.That(Offset(value, &value.cache), Is.EqualTo(8), "cache");
-        Assert.That(Offset(value, &value.q), Is.EqualTo(408), "q");
-        Assert.That(Offset(value, &value.@out), Is.EqualTo(488), "out");
-        Assert.That(Offset(value, &value.lse), Is.EqualTo(568), "lse");
-        Assert.That(Offset(value, &value.row_offsets), Is.EqualTo(648), "row_offsets");
-        Assert.That(Offset(value, &value.scale), Is.EqualTo(728), "scale");
-        Assert.That(Offset(value, &value.max_length), Is.EqualTo(732), "max_length");
+        Assert.That(Offset(value, &value.q), Is.EqualTo(984), "q");
+        Assert.That(Offset(value, &value.@out), Is.EqualTo(1064), "out");
+        Assert.That(Offset(value, &value.lse), Is.EqualTo(1144), "lse");
+        Assert.That(Offset(value, &value.row_offsets), Is.EqualTo(1224), "row_offsets");
+        Assert.That(Offset(value, &value.scale), Is.EqualTo(1304), "scale");
+        Assert.That(Offset(value, &value.max_length), Is.EqualTo(1308), "max_length");
+        Assert.That(Offset(value, &value.past_lse), Is.EqualTo(1312), "past_lse");
+        Assert.That(Offset(value, &value.key_probability), Is.EqualTo(1392), "key_probability");
+        Assert.That(Offset(value, &value.alibi_slopes), Is.EqualTo(1472), "alibi_slopes");
+        Assert.That(Offset(value, &value.sink_logits), Is.EqualTo(1552), "sink_logits");
+        Assert.That(Offset(value, &value.plan), Is.EqualTo(1632), "plan");
+        Assert.That(Offset(value, &value.softcap), Is.EqualTo(1712), "softcap");
+        Assert.That(Offset(value, &value.window), Is.EqualTo(1716), "window");
+        Assert.That(Offset(value, &value.window_sinks), Is.EqualTo(1720), "window_sinks");
+        Assert.That(Offset(value, &value.reserved), Is.EqualTo(1724), "reserved");
+    }
+
+    [Test]
+    public void strata_merge_states_args_HasLayoutOfHeader()
+    {
+        strata_merge_states_args value = default;
+        Assert.That(sizeof(strata_merge_states_args), Is.EqualTo(328), "size");
+        Assert.That(Offset(value, &value.struct_size), Is.EqualTo(0), "struct_size");
+        Assert.That(Offset(value, &value.flags), Is.EqualTo(4), "flags");
+        Assert.That(Offset(value, &value.parts), Is.EqualTo(8), "parts");
+        Assert.That(Offset(value, &value.part_lse), Is.EqualTo(88), "part_lse");
+        Assert.That(Offset(value, &value.@out), Is.EqualTo(168), "out");
+        Assert.That(Offset(value, &value.lse), Is.EqualTo(248), "lse");
     }
 
     [Test]
     public void strata_kv_score_args_HasLayoutOfHeader()
     {
         strata_kv_score_args value = default;
-        Assert.That(sizeof(strata_kv_score_args), Is.EqualTo(688), "size");
+        Assert.That(sizeof(strata_kv_score_args), Is.EqualTo(1264), "size");
         Assert.That(Offset(value, &value.struct_size), Is.EqualTo(0), "struct_size");
         Assert.That(Offset(value, &value.flags), Is.EqualTo(4), "flags");
         Assert.That(Offset(value, &value.cache), Is.EqualTo(8), "cache");
-        Assert.That(Offset(value, &value.q), Is.EqualTo(408), "q");
-        Assert.That(Offset(value, &value.lse), Is.EqualTo(488), "lse");
-        Assert.That(Offset(value, &value.scores), Is.EqualTo(568), "scores");
-        Assert.That(Offset(value, &value.statistic), Is.EqualTo(648), "statistic");
-        Assert.That(Offset(value, &value.pool), Is.EqualTo(652), "pool");
-        Assert.That(Offset(value, &value.pool_width), Is.EqualTo(656), "pool_width");
-        Assert.That(Offset(value, &value.heads), Is.EqualTo(660), "heads");
-        Assert.That(Offset(value, &value.reduce_first), Is.EqualTo(664), "reduce_first");
-        Assert.That(Offset(value, &value.exclude_last), Is.EqualTo(668), "exclude_last");
-        Assert.That(Offset(value, &value.gamma), Is.EqualTo(672), "gamma");
-        Assert.That(Offset(value, &value.scale), Is.EqualTo(676), "scale");
-        Assert.That(Offset(value, &value.max_length), Is.EqualTo(680), "max_length");
-        Assert.That(Offset(value, &value.reserved), Is.EqualTo(684), "reserved");
+        Assert.That(Offset(value, &value.q), Is.EqualTo(984), "q");
+        Assert.That(Offset(value, &value.lse), Is.EqualTo(1064), "lse");
+        Assert.That(Offset(value, &value.scores), Is.EqualTo(1144), "scores");
+        Assert.That(Offset(value, &value.statistic), Is.EqualTo(1224), "statistic");
+        Assert.That(Offset(value, &value.pool), Is.EqualTo(1228), "pool");
+        Assert.That(Offset(value, &value.pool_width), Is.EqualTo(1232), "pool_width");
+        Assert.That(Offset(value, &value.heads), Is.EqualTo(1236), "heads");
+        Assert.That(Offset(value, &value.reduce_first), Is.EqualTo(1240), "reduce_first");
+        Assert.That(Offset(value, &value.exclude_last), Is.EqualTo(1244), "exclude_last");
+        Assert.That(Offset(value, &value.gamma), Is.EqualTo(1248), "gamma");
+        Assert.That(Offset(value, &value.scale), Is.EqualTo(1252), "scale");
+        Assert.That(Offset(value, &value.max_length), Is.EqualTo(1256), "max_length");
+        Assert.That(Offset(value, &value.reserved), Is.EqualTo(1260), "reserved");
     }
 
     [Test]
@@ -186,14 +224,14 @@ public unsafe class LayoutTests
     public void strata_kv_compact_args_HasLayoutOfHeader()
     {
         strata_kv_compact_args value = default;
-        Assert.That(sizeof(strata_kv_compact_args), Is.EqualTo(728), "size");
+        Assert.That(sizeof(strata_kv_compact_args), Is.EqualTo(1304), "size");
         Assert.That(Offset(value, &value.struct_size), Is.EqualTo(0), "struct_size");
         Assert.That(Offset(value, &value.flags), Is.EqualTo(4), "flags");
         Assert.That(Offset(value, &value.cache), Is.EqualTo(8), "cache");
-        Assert.That(Offset(value, &value.kept), Is.EqualTo(408), "kept");
-        Assert.That(Offset(value, &value.kept_counts), Is.EqualTo(488), "kept_counts");
-        Assert.That(Offset(value, &value.to_page_table), Is.EqualTo(568), "to_page_table");
-        Assert.That(Offset(value, &value.new_lengths), Is.EqualTo(648), "new_lengths");
+        Assert.That(Offset(value, &value.kept), Is.EqualTo(984), "kept");
+        Assert.That(Offset(value, &value.kept_counts), Is.EqualTo(1064), "kept_counts");
+        Assert.That(Offset(value, &value.to_page_table), Is.EqualTo(1144), "to_page_table");
+        Assert.That(Offset(value, &value.new_lengths), Is.EqualTo(1224), "new_lengths");
     }
 
     [Test]
@@ -270,13 +308,14 @@ public unsafe class LayoutTests
     public void strata_rope_args_HasLayoutOfHeader()
     {
         strata_rope_args value = default;
-        Assert.That(sizeof(strata_rope_args), Is.EqualTo(264), "size");
+        Assert.That(sizeof(strata_rope_args), Is.EqualTo(360), "size");
         Assert.That(Offset(value, &value.struct_size), Is.EqualTo(0), "struct_size");
         Assert.That(Offset(value, &value.flags), Is.EqualTo(4), "flags");
         Assert.That(Offset(value, &value.x), Is.EqualTo(8), "x");
         Assert.That(Offset(value, &value.positions), Is.EqualTo(88), "positions");
         Assert.That(Offset(value, &value.y), Is.EqualTo(168), "y");
         Assert.That(Offset(value, &value.rope), Is.EqualTo(248), "rope");
+        Assert.That(Offset(value, &value.frequency_factors), Is.EqualTo(280), "frequency_factors");
     }
 
     [Test]
