@@ -12,7 +12,9 @@ namespace strata::STRATA_ISA_NAMESPACE {
 #if defined(__AVX512F__)
 // The four butterflies inside a vector: swapped neighbours plus or minus themselves.
 inline F32x16 hadamard16(F32x16 x) {
-    const auto butterfly = [](__m512 swapped, __m512 v, __mmask16 second) { return _mm512_mask_sub_ps(_mm512_add_ps(swapped, v), second, swapped, v); };
+    const auto butterfly = [](__m512 swapped, __m512 v, __mmask16 second) {
+        return _mm512_mask_sub_ps(_mm512_add_ps(swapped, v), second, swapped, v);
+    };
     __m512 v = butterfly(_mm512_shuffle_ps(x.v, x.v, 0xb1), x.v, 0xaaaa);
     v = butterfly(_mm512_shuffle_ps(v, v, 0x4e), v, 0xcccc);
     v = butterfly(_mm512_shuffle_f32x4(v, v, 0xb1), v, 0xf0f0);
@@ -53,11 +55,13 @@ inline void hadamard(float *row, std::int32_t width, std::int32_t n) {
         float *const x = row + first;
         for (std::int32_t i = 0; i < n; i += 16) hadamard16(F32x16::load(x + i)).store(x + i);
         for (std::int32_t h = 16; h < n; h *= 2) {
-            for (std::int32_t i = 0; i < n; i += i % h == h - 16 ? 16 + h : 16) {
-                const F32x16 a = F32x16::load(x + i);
-                const F32x16 b = F32x16::load(x + i + h);
-                (a + b).store(x + i);
-                (a - b).store(x + i + h);
+            for (std::int32_t pairs = 0; pairs < n; pairs += 2 * h) {
+                for (std::int32_t i = pairs; i < pairs + h; i += 16) {
+                    const F32x16 a = F32x16::load(x + i);
+                    const F32x16 b = F32x16::load(x + i + h);
+                    (a + b).store(x + i);
+                    (a - b).store(x + i + h);
+                }
             }
         }
         for (std::int32_t i = 0; i < n; i += 16) (F32x16::load(x + i) * F32x16::set(scale)).store(x + i);

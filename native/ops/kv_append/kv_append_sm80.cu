@@ -63,7 +63,7 @@ GPU_KERNEL(kThreads, 8) append_kernel(AppendParams p) {
             const float b = load_element(p.dtype, p.keys, key + second);
             float sine;
             float cosine;
-            rope_angle(p.rope, position, pair, sine, cosine);
+            rope_angle(p.rope, position, rope_frequency(p.rope, pair), sine, cosine);
             store_element(p.cache.dtype, p.cache.keys.data, key_to + first, a * cosine - b * sine);
             store_element(p.cache.dtype, p.cache.keys.data, key_to + second, a * sine + b * cosine);
         }
@@ -102,7 +102,7 @@ Status kv_append_gpu(Exec &exec, const void *problem) {
     params.items = p.tokens * p.cache.kv_heads;
     params.capacity = p.cache.capacity();
     params.offsets = gpu_row_offsets(p.row_offsets, p.tokens, p.cache.batch);
-    params.rope = rope_table(p.rope);
+    params.rope = rope_table(p.rope, p.factors);
     params.fault = exec.fault;
     params.kv_heads = static_cast<std::int32_t>(p.cache.kv_heads);
     params.dtype = p.keys.dtype;
