@@ -127,7 +127,8 @@ struct BlockScale {
 
     /// Writes sixteen scales and zero points.
     static BlockScale of(const BlockRange &range, float levels, std::uint16_t *scales, std::uint16_t *zeros) {
-        const F32x16 zero = round_to_f16(range.low + range.broken, zeros); // -0 + 0 is 0
+        const F32x16 low = range.low + range.broken;                                                  // -0 + 0 is 0
+        const F32x16 zero = round_to_f16(max(low, F32x16::zero()) + min(low, F32x16::zero()), zeros); // 0 where low is NaN
         const F32x16 scale = max(F32x16::zero(), (range.high - zero) / F32x16::set(levels)) + range.broken;
         return {zero, Quotient::of(round_to_f16(scale, scales))};
     }
