@@ -39,6 +39,17 @@ public sealed class HostTensor
         _bytes = new byte[Math.Max(1, step) * type.Size()];
     }
 
+    /// <summary>A tensor of zeros with strides of its own, which must not let elements overlap.</summary>
+    /// <param name="type">Element type.</param>
+    /// <param name="shape">1 to 4 extents.</param>
+    /// <param name="stride">As many strides, in elements; the first steps over everything below it.</param>
+    public HostTensor(DType type, long[] shape, long[] stride)
+    {
+        (DType, Shape, Stride) = (type, shape, stride);
+        Count = shape.Aggregate(1L, (a, b) => a * b);
+        _bytes = new byte[Math.Max(1, shape[0] * stride[0]) * type.Size()];
+    }
+
     /// <summary>Element type.</summary>
     public DType DType { get; }
 
@@ -64,6 +75,15 @@ public sealed class HostTensor
         get => Load(DType, _bytes, Offset(index));
         set => Store(DType, _bytes, Offset(index), value);
     }
+
+    /// <summary>Element by its offset in the storage, padding counted.</summary>
+    /// <param name="offset">In elements.</param>
+    public double At(long offset) => Load(DType, _bytes, offset);
+
+    /// <summary>Sets an element by its offset in the storage, padding counted.</summary>
+    /// <param name="offset">In elements.</param>
+    /// <param name="value">Rounded to the element type.</param>
+    public void SetAt(long offset, double value) => Store(DType, _bytes, offset, value);
 
     /// <summary>Element [i, j].</summary>
     public double this[long i, long j]
@@ -112,6 +132,22 @@ public sealed class HostTensor
         for (long i = 0; i < Count; i++) this[i] = values[i];
     }
 
+    /// <summary>Fills everything but the given elements.</summary>
+    /// <param name="poison">With what.</param>
+    /// <param name="live">Indices of the elements that stay; those past the last dimension are 0.</param>
+    public void PoisonRest(Poison poison, IEnumerable<(long I, long J, long K, long L)> live)
+    {
+        ArgumentNullException.ThrowIfNull(live);
+        byte[] before = [.. _bytes];
+        Poisons.Fill(_bytes, poison);
+        int size = DType.Size();
+        foreach ((long i, long j, long k, long l) in live)
+        {
+            long at = (i * Stride[0]) + (j * Stride[1]) + (k * Stride[2]) + (Stride.Length > 3 ? l * Stride[3] : 0);
+            before.AsSpan(checked((int)(at * size)), size).CopyTo(_bytes.AsSpan(checked((int)(at * size))));
+        }
+    }
+
     /// <summary>Copies the storage to the device.</summary>
     /// <param name="device">The device.</param>
     public DeviceArray Upload(Device device) => new(device, this, upload: true);
@@ -145,6 +181,7 @@ public sealed class HostTensor
             DType.BF16 => (float)new BFloat16(BinaryPrimitives.ReadUInt16LittleEndian(from)),
             DType.I32 => BinaryPrimitives.ReadInt32LittleEndian(from),
             DType.I8 => (sbyte)from[0],
+            DType.F8E4M3 => (float)new Float8E4M3(from[0]),
             _ => from[0],
         };
     }
@@ -159,6 +196,7 @@ public sealed class HostTensor
             case DType.BF16: BinaryPrimitives.WriteUInt16LittleEndian(to, ((BFloat16)(float)value).Bits); break;
             case DType.I32: BinaryPrimitives.WriteInt32LittleEndian(to, (int)value); break;
             case DType.I8: to[0] = (byte)(sbyte)value; break;
+            case DType.F8E4M3: to[0] = ((Float8E4M3)(float)value).Bits; break;
             default: to[0] = (byte)value; break;
         }
     }

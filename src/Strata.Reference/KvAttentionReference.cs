@@ -146,7 +146,7 @@ public sealed class KvAttentionHarness : OpHarness
             _want = new Lazy<KvAttentionResult>(() => KvAttentionReference.Run(_q, _cache, _rows, _causal, _scale));
         }
 
-        public override long Bytes => (2 * _cache.LiveBytes) + _q.DataBytes + _out.DataBytes;
+        public override long Bytes => _cache.LiveKeyBytes + _cache.LiveValueBytes + _q.DataBytes + _out.DataBytes;
 
         public override double Operations
         {
