@@ -56,10 +56,10 @@ public readonly record struct Float8E4M3(byte Bits)
     public static explicit operator float(Float8E4M3 value)
     {
         int exponent = (value.Bits >> MantissaBits) & 15, mantissa = value.Bits & 7;
-        float magnitude = (value.Bits & NanBits) == NanBits ? -float.NaN // .NET's own is negative
+        float magnitude = (value.Bits & NanBits) == NanBits ? float.NaN
             : exponent == 0 ? MathF.ScaleB(mantissa, 1 - Bias - MantissaBits)
             : MathF.ScaleB(8 + mantissa, exponent - Bias - MantissaBits);
-        return (value.Bits & 0x80) != 0 ? -magnitude : magnitude;
+        return MathF.CopySign(magnitude, (value.Bits & 0x80) != 0 ? -1 : 1);
     }
 
     /// <summary>Rounds to nearest even; what is beyond ±448, infinities included, becomes ±448; NaN stays NaN.</summary>
