@@ -114,6 +114,51 @@ public sealed class HostTensor
         return this;
     }
 
+    /// <summary>The bytes of one row: what lies along the last dimension.</summary>
+    /// <param name="index">The row, one number a leading dimension.</param>
+    public Span<byte> Row(params ReadOnlySpan<long> index)
+    {
+        long at = 0;
+        for (int i = 0; i < index.Length; i++) at += index[i] * Stride[i];
+        return _bytes.AsSpan(checked((int)(at * DType.Size())), checked((int)(Shape[^1] * DType.Size())));
+    }
+
+    /// <summary>Copies one row to fp32, which holds every value of the types up to 16 bits.</summary>
+    /// <param name="to">As many values as a row has.</param>
+    /// <param name="index">The row, one number a leading dimension.</param>
+    public void CopyRow(Span<float> to, params ReadOnlySpan<long> index)
+    {
+        ReadOnlySpan<byte> row = Row(index);
+        switch (DType)
+        {
+            case DType.F32:
+                MemoryMarshal.Cast<byte, float>(row).CopyTo(to);
+                break;
+            case DType.F16:
+                ReadOnlySpan<Half> halves = MemoryMarshal.Cast<byte, Half>(row);
+                for (int i = 0; i < to.Length; i++) to[i] = (float)halves[i];
+                break;
+            case DType.BF16:
+                ReadOnlySpan<BFloat16> brains = MemoryMarshal.Cast<byte, BFloat16>(row);
+                for (int i = 0; i < to.Length; i++) to[i] = (float)brains[i];
+                break;
+            default:
+                throw new NotSupportedException($"row: the element type is {DType}, must be F32, F16 or BF16; read the elements one by one");
+        }
+    }
+
+    /// <summary>Makes every row a piece, from a random place, of one strip of Gaussian values: as good as fresh values to time with, and much sooner there.</summary>
+    /// <param name="random">Values and places.</param>
+    public HostTensor FillWithPieces(InputRandom random)
+    {
+        ArgumentNullException.ThrowIfNull(random);
+        const int places = 1 << 14;
+        int size = DType.Size(), width = checked((int)Shape[^1]);
+        ReadOnlySpan<byte> strip = new HostTensor(DType, [places + width]).Fill(_ => random.Gaussian()).Bytes;
+        for (long start = 0; start < Count; start += width) strip.Slice(random.Integer(0, places) * size, width * size).CopyTo(_bytes.AsSpan(checked((int)(Offset(start) * size))));
+        return this;
+    }
+
     /// <summary>All elements as doubles, row-major.</summary>
     public double[] ToDoubles()
     {

@@ -18,7 +18,8 @@ public static class KvAttentionReference
     /// <param name="rowOffsets">First query row of each sequence, and the total.</param>
     /// <param name="causal">Query r of n sees slots 0 to length - n + r; otherwise all.</param>
     /// <param name="scale">Factor of q k; 0 = 1 / √head_dim.</param>
-    public static KvAttentionResult Run(HostTensor q, HostKvCache cache, IReadOnlyList<int> rowOffsets, bool causal, float scale)
+    /// <param name="only">Rows to compute (token · q_heads + head), the others stay 0; null = all.</param>
+    public static KvAttentionResult Run(HostTensor q, HostKvCache cache, IReadOnlyList<int> rowOffsets, bool causal, float scale, IReadOnlySet<long>? only = null)
     {
         ArgumentNullException.ThrowIfNull(q);
         ArgumentNullException.ThrowIfNull(cache);
@@ -32,11 +33,14 @@ public static class KvAttentionReference
             for (long h = 0; h < cache.Shape.KvHeads && rows > 0; h++)
             {
                 int length = cache.Length(b, h);
-                double[] keys = Rows(cache, cache.Keys, b, h), values = Rows(cache, cache.Values, b, h);
+                double[]? keys = null, values = null;
                 for (long head = h * group; head < (h + 1) * group; head++)
                 {
                     for (int r = 0; r < rows; r++)
                     {
+                        if (only?.Contains(((rowOffsets[b] + r) * heads) + head) == false) continue;
+                        keys ??= Rows(cache, cache.Keys, b, h);
+                        values ??= Rows(cache, cache.Values, b, h);
                         int sees = causal ? Math.Clamp(length - rows + r + 1, 0, length) : length;
                         Attend(q, rowOffsets[b] + r, head, keys.AsSpan(0, (int)(sees * width)), values, factor, result);
                     }
@@ -93,6 +97,21 @@ public static class KvAttentionReference
     }
 }
 
+/// <summary>What a problem of <see cref="KvAttentionHarness"/> is made of, for other libraries that compute the same.</summary>
+public interface IKvAttentionInputs
+{
+    /// <summary>Queries [tokens, q_heads, head_dim].</summary>
+    HostTensor Q { get; }
+
+    /// <summary>The cache.</summary>
+    HostKvCache Cache { get; }
+
+    /// <summary>Compares another library's output with the oracle.</summary>
+    /// <param name="output">[tokens, q_heads, head_dim].</param>
+    /// <param name="gate">The largest error that passes, of each row that is compared.</param>
+    Comparison Compare(HostTensor output, double gate);
+}
+
 /// <summary>kv_attention for tests, verify and bench. Keys: q_heads, kv_heads, head_dim, length (of each sequence; "/" between sequences), uneven (slots
 /// that each KV head has fewer than the one before), tokens (query rows, likewise; absent: 1 each), page_size, shared (1: pages hold all heads), dtype (cache), q, out (types),
 /// causal, lse, scale, padding (elements between rows of cache and output), max_length (1: tell the op).</summary>
@@ -111,8 +130,13 @@ public sealed class KvAttentionHarness : OpHarness
         return new Problem(opCase, family, seed);
     }
 
-    private sealed class Problem : OpProblem
+    private sealed class Problem : OpProblem, IKvAttentionInputs
     {
+        // What the oracle does in a fraction of a second; every case for tests is far below.
+        private const double MostOperations = 2e8;
+        private const long LeastRows = 8;
+        private const long FewElements = 1 << 20;
+
         private readonly DataFamily _family;
         private readonly HostKvCache _cache;
         private readonly HostTensor _q, _out, _offsets;
@@ -120,6 +144,7 @@ public sealed class KvAttentionHarness : OpHarness
         private readonly int _padding, _maxLength;
         private readonly bool _causal, _lse;
         private readonly float _scale;
+        private readonly long[] _checked;
         private readonly Lazy<KvAttentionResult> _want;
 
         public Problem(OpCase c, DataFamily family, int seed)
@@ -143,7 +168,10 @@ public sealed class KvAttentionHarness : OpHarness
             _out = new HostTensor(c.DType("out", DType.F32), rows, _padding);
             _offsets = new HostTensor(DType.I32, [batch + 1]).Fill(i => _rows[i]);
             Fill(random);
-            _want = new Lazy<KvAttentionResult>(() => KvAttentionReference.Run(_q, _cache, _rows, _causal, _scale));
+            // The oracle is slow: of a large problem it computes rows from the first to the last, spread over all heads and tokens.
+            long count = _q.Shape[0] * _q.Shape[1], most = Math.Clamp((long)(MostOperations * count / Math.Max(1, Operations)), Math.Min(count, LeastRows), count);
+            _checked = [.. Enumerable.Range(0, (int)most).Select(i => most == 1 ? 0 : (count - 1) * i / (most - 1))];
+            _want = new Lazy<KvAttentionResult>(() => KvAttentionReference.Run(_q, _cache, _rows, _causal, _scale, most == count ? null : _checked.ToHashSet()));
         }
 
         public override long Bytes => _cache.LiveKeyBytes + _cache.LiveValueBytes + _q.DataBytes + _out.DataBytes;
@@ -166,7 +194,31 @@ public sealed class KvAttentionHarness : OpHarness
             }
         }
 
+        HostTensor IKvAttentionInputs.Q => _q;
+
+        HostKvCache IKvAttentionInputs.Cache => _cache;
+
+        Comparison IKvAttentionInputs.Compare(HostTensor output, double gate) => Comparison.Rows(Checked(output), Checked(_want.Value.Output), _q.Shape[2], gate, "out", _checked);
+
         public override OpRun Bind(Device device, Poison poison) => new Bound(this, device, poison);
+
+        // The rows that are compared, one after the other.
+        private double[] Checked(double[] all)
+        {
+            int width = (int)_q.Shape[2];
+            return [.. _checked.SelectMany(row => new ArraySegment<double>(all, (int)(row * width), width))];
+        }
+
+        private double[] Checked(HostTensor all)
+        {
+            long heads = _q.Shape[1], width = _q.Shape[2];
+            var values = new double[_checked.Length * width];
+            for (int i = 0; i < _checked.Length; i++)
+            {
+                for (long d = 0; d < width; d++) values[(i * width) + d] = all[_checked[i] / heads, _checked[i] % heads, d];
+            }
+            return values;
+        }
 
         private void Fill(InputRandom random)
         {
@@ -193,6 +245,11 @@ public sealed class KvAttentionHarness : OpHarness
                 case DataFamily.Needle:
                     _q.Fill(i => sign((int)(i % width)) + (0.25 * random.Gaussian()));
                     _cache.FillKeys((b, h, slot, d) => slot == Needle(b, h) ? soft * sign(d) : random.Gaussian()).FillValues((_, _, _, _) => random.Gaussian());
+                    break;
+                case DataFamily.Gaussian when _cache.Keys.Count > FewElements:
+                    _q.FillWithPieces(random);
+                    _cache.Keys.FillWithPieces(random);
+                    _cache.Values.FillWithPieces(random);
                     break;
                 default:
                     _q.Fill(_ => random.Gaussian());
@@ -252,10 +309,10 @@ public sealed class KvAttentionHarness : OpHarness
 
             public override Comparison Compare()
             {
-                double[] want = _p._want.Value.Output;
+                double[] want = _p.Checked(_p._want.Value.Output);
                 bool exact = _p._family is DataFamily.Exact or DataFamily.OneHot;
                 if (exact) want = Rounded(want);
-                Comparison worst = Comparison.Rows(DownloadOutput().ToDoubles(), want, _p._q.Shape[2], exact ? 0 : Gate(), "out");
+                Comparison worst = Comparison.Rows(_p.Checked(DownloadOutput()), want, _p._q.Shape[2], exact ? 0 : Gate(), "out", _p._checked);
                 return _lse is null ? worst : Comparison.Worst(worst, CompareLse());
             }
 
@@ -273,7 +330,7 @@ public sealed class KvAttentionHarness : OpHarness
             /// <summary>One rounding to fp32, one to the output type, as the op does.</summary>
             private double[] Rounded(double[] want)
             {
-                var rounded = new HostTensor(_p._out.DType, _p._out.Shape);
+                var rounded = new HostTensor(_p._out.DType, [want.Length]);
                 return rounded.Fill(i => (float)want[i]).ToDoubles();
             }
 
@@ -285,7 +342,7 @@ public sealed class KvAttentionHarness : OpHarness
                 // On the GPU a query that is finer than the cache is the sum of two of the cache's type.
                 double query = _device.Id == "cpu" || _p._q.DType == _p._cache.Shape.Type ? 0 : _p._cache.Shape.Type == DType.BF16 ? 1.0 / (1 << 17) : 1.0 / (1 << 21);
                 var worst = new Comparison(0, 1e-6, "");
-                for (int i = 0; i < got.Length; i++)
+                foreach (long i in _p._checked)
                 {
                     double score = ((((4 * Math.Sqrt(_p._q.Shape[2])) + 3) * unit) + query) * want.LargestScore[i];
                     double gate = score + (1e-6 * (1 + Math.Abs(want.LogSumExp[i])));
