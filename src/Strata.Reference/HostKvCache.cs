@@ -155,30 +155,38 @@ public sealed class HostKvCache
     /// <param name="h">KV head.</param>
     /// <param name="slot">Slot.</param>
     /// <param name="channel">Channel.</param>
-    public double Key(long b, long h, long slot, long channel)
-    {
-        if (slot >= PagedKeys(Length(b, h))) return KeyTail![Tail(b, h), slot % KvCache.BlockSlots, channel];
-        (long page, long head, long at) = Locate(PageTable, b, h, slot);
-        double code = _keys[(page, head, at), channel];
-        if (Shape.KeyFormat == KvFormat.Plain) return code;
-        if (Shape.KeyFormat.IsTokenScaled()) return KeyScales![page, head, at] * code;
-        long block = at / KvCache.BlockSlots;
-        return (KeyScales![page, head, block, channel] * code) + KeyScales[page, head, block, Shape.HeadDim + channel];
-    }
+    public double Key(long b, long h, long slot, long channel) =>
+        slot >= PagedKeys(Length(b, h)) ? KeyTail![Tail(b, h), slot % KvCache.BlockSlots, channel] : PagedKey(Locate(PageTable, b, h, slot), channel);
 
     /// <summary>One channel of a cached value: what the stored bits mean, in the rotated basis where the cache has a rotation.</summary>
     /// <param name="b">Sequence.</param>
     /// <param name="h">KV head.</param>
     /// <param name="slot">Slot.</param>
     /// <param name="channel">Channel.</param>
-    public double Value(long b, long h, long slot, long channel)
+    public double Value(long b, long h, long slot, long channel) => PagedValue(Locate(PageTable, b, h, slot), channel);
+
+    /// <summary>All channels of a cached key, as <see cref="Key"/> reads them.</summary>
+    /// <param name="b">Sequence.</param>
+    /// <param name="h">KV head.</param>
+    /// <param name="slot">Slot.</param>
+    /// <param name="to">Written, head_dim numbers.</param>
+    public void ReadKey(int b, int h, int slot, Span<double> to)
     {
-        (long page, long head, long at) = Locate(PageTable, b, h, slot);
-        double code = _values[(page, head, at), channel];
-        if (Shape.ValueFormat == KvFormat.Plain) return code;
-        if (Shape.ValueFormat.IsTokenScaled()) return ValueScales![page, head, at] * code;
-        long group = channel / KvCache.BlockSlots;
-        return (ValueScales![page, head, 2 * group, at] * code) + ValueScales[page, head, (2 * group) + 1, at];
+        bool paged = slot < PagedKeys(Length(b, h));
+        long tail = paged ? 0 : Tail(b, h);
+        (long Page, long Head, long Slot) place = Locate(PageTable, b, h, slot);
+        for (int c = 0; c < to.Length; c++) to[c] = paged ? PagedKey(place, c) : KeyTail![tail, slot % KvCache.BlockSlots, c];
+    }
+
+    /// <summary>All channels of a cached value, as <see cref="Value"/> reads them.</summary>
+    /// <param name="b">Sequence.</param>
+    /// <param name="h">KV head.</param>
+    /// <param name="slot">Slot.</param>
+    /// <param name="to">Written, head_dim numbers.</param>
+    public void ReadValue(int b, int h, int slot, Span<double> to)
+    {
+        (long Page, long Head, long Slot) place = Locate(PageTable, b, h, slot);
+        for (int c = 0; c < to.Length; c++) to[c] = PagedValue(place, c);
     }
 
     /// <summary>Bias of a slot's scores; 0 where the cache has none.</summary>
@@ -323,6 +331,24 @@ public sealed class HostKvCache
                 for (int slot = 0; slot < Length(b, h); slot++) action(b, h, slot);
             }
         }
+    }
+
+    private double PagedKey((long Page, long Head, long Slot) place, long channel)
+    {
+        double code = _keys[place, channel];
+        if (Shape.KeyFormat == KvFormat.Plain) return code;
+        if (Shape.KeyFormat.IsTokenScaled()) return KeyScales![place.Page, place.Head, place.Slot] * code;
+        long block = place.Slot / KvCache.BlockSlots;
+        return (KeyScales![place.Page, place.Head, block, channel] * code) + KeyScales[place.Page, place.Head, block, Shape.HeadDim + channel];
+    }
+
+    private double PagedValue((long Page, long Head, long Slot) place, long channel)
+    {
+        double code = _values[place, channel];
+        if (Shape.ValueFormat == KvFormat.Plain) return code;
+        if (Shape.ValueFormat.IsTokenScaled()) return ValueScales![place.Page, place.Head, place.Slot] * code;
+        long group = channel / KvCache.BlockSlots;
+        return (ValueScales![place.Page, place.Head, 2 * group, place.Slot] * code) + ValueScales[place.Page, place.Head, (2 * group) + 1, place.Slot];
     }
 
     private static HostTensor? Scales(KvFormat format, long[] ofSlots, long[] ofBlocks) =>

@@ -81,6 +81,12 @@ public sealed class KvPagePool
         Poisons.Fill(Tensor.Bytes, poison);
         foreach ((long Page, long Head, long Slot) place in live)
         {
+            if (_layout == KvLayout.Rows)
+            {
+                int first = Locate(place, 0).Byte, bytes = _headDim * _type.Size();
+                before.AsSpan(first, bytes).CopyTo(Tensor.Bytes[first..]);
+                continue;
+            }
             for (int channel = 0; channel < _headDim; channel++) Copy(before, Tensor.Bytes, place, channel);
         }
     }

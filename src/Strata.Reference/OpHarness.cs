@@ -92,6 +92,10 @@ public abstract class OpHarness
     /// <summary>The data families that the op is tested with.</summary>
     public abstract IReadOnlyList<DataFamily> Families { get; }
 
+    /// <summary>The families that fit a case, the first of <see cref="Families"/> among them; the others have no exact result there.</summary>
+    /// <param name="opCase">The case.</param>
+    public virtual IReadOnlyList<DataFamily> FamiliesOf(OpCase opCase) => Families;
+
     /// <summary>The op's cases.</summary>
     public IReadOnlyList<OpCase> Cases => OpCase.Of(Op);
 
