@@ -11,6 +11,7 @@
 //   order_key(x): signed integers in the order of the floats, -0 as +0 and every NaN below -infinity
 //   lanes_greater(a, b), lanes_equal(a, b): bit l is the answer of lane l
 //   any_nan(a)   reduce_add(I32x16)   store_s8(p, I32x16): the lowest byte of each lane
+//   select(m, a, b): lane l of a where bit l of m is set, else of b      unzip(a, b, even, odd): the even and the odd lanes of a then b
 //   U8x64    64 bytes, four to a lane: load, low_nibbles, high_nibbles, exclusive or
 //   byte_as_f32<b>(u), nibble_as_f32<i>(u): lane l: byte b of its four, nibble i of its eight (0 = low nibble of byte 0), as a float
 //   dot_u8s8(sum, u, s4): lane l: sum + u[4l]*s[0] + ... + u[4l+3]*s[3], exact when every pair sum u*s + u*s fits 16 bits signed

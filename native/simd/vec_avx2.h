@@ -155,6 +155,20 @@ inline void transpose(F32x16 (&a)[16]) {
         a[i] = {turned[i / 8][0][i % 8], turned[i / 8][1][i % 8]};
     }
 }
+inline __m256 select_eight(std::uint32_t m, __m256 x, __m256 y) {
+    const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<std::int32_t>(m)), bits), bits);
+    return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(set));
+}
+inline F32x16 select(std::uint32_t m, F32x16 x, F32x16 y) { return {select_eight(m & 255, x.a, y.a), select_eight(m >> 8 & 255, x.b, y.b)}; }
+inline __m256 unzip_half(__m256 x, __m256 y, bool odd) {
+    const __m256 lanes = odd ? _mm256_shuffle_ps(x, y, 0xdd) : _mm256_shuffle_ps(x, y, 0x88);
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(lanes), 0xd8));
+}
+inline void unzip(F32x16 x, F32x16 y, F32x16 &even, F32x16 &odd) {
+    even = {unzip_half(x.a, x.b, false), unzip_half(y.a, y.b, false)};
+    odd = {unzip_half(x.a, x.b, true), unzip_half(y.a, y.b, true)};
+}
 inline bool any_nan(F32x16 x) {
     return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q))) != 0;
 }

@@ -90,6 +90,12 @@ inline void transpose(F32x16 (&a)[16]) {
         a[c + 12].v = _mm512_shuffle_f32x4(high01, high23, 0xdd);
     }
 }
+inline F32x16 select(std::uint32_t m, F32x16 a, F32x16 b) { return {_mm512_mask_blend_ps(static_cast<__mmask16>(m), b.v, a.v)}; }
+inline void unzip(F32x16 a, F32x16 b, F32x16 &even, F32x16 &odd) {
+    const __m512i first = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    even = {_mm512_permutex2var_ps(a.v, first, b.v)};
+    odd = {_mm512_permutex2var_ps(a.v, _mm512_add_epi32(first, _mm512_set1_epi32(1)), b.v)};
+}
 inline bool any_nan(F32x16 a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q) != 0; }
 inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
     __m512 r = _mm512_scalef_ps(p.v, n.v);

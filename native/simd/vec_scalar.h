@@ -125,6 +125,19 @@ inline void transpose(F32x16 (&a)[16]) {
         }
     }
 }
+inline F32x16 select(std::uint32_t m, F32x16 a, F32x16 b) {
+    F32x16 r;
+    LANES r.v[i] = (m >> i & 1) != 0 ? a.v[i] : b.v[i];
+    return r;
+}
+inline void unzip(F32x16 a, F32x16 b, F32x16 &even, F32x16 &odd) {
+    for (int i = 0; i < 8; ++i) {
+        even.v[i] = a.v[2 * i];
+        even.v[8 + i] = b.v[2 * i];
+        odd.v[i] = a.v[2 * i + 1];
+        odd.v[8 + i] = b.v[2 * i + 1];
+    }
+}
 inline bool any_nan(F32x16 a) {
     bool found = false;
     LANES found = found || a.v[i] != a.v[i];

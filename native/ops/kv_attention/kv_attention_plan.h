@@ -3,12 +3,14 @@
 //
 //   rows of one (sequence, head):  token 0: G query heads | token 1: G | ...      a tile is few_rows or many_rows of them
 //   slots that a tile sees:        [0, sinks) and [begin, end);  a part takes `chunk` slots of the latter, the first part the sinks as well
+//                                  (row by row less: row r sees [0, visible) without [min(window_sinks, start), start), start = max(0, visible -
+//                                  window))
 //
 //              slots  0 ........ chunk ........ 2 chunk ... end
 //              tile   | item 0   | item 1       | item 2  |       several items: a partial result each, merged in this order
 //
 // chunk is the smallest multiple of 64 for which the items stay within what fills the machine, so that a long sequence
-// among short ones is cut and a crowd of short ones is not. A batch-invariant plan takes a fixed chunk instead.
+// among short ones is cut and a crowd of short ones is not. A batch-invariant plan takes a fixed chunk for tiles of few_rows and cuts no others.
 // The same words are written by build_plan on the host and by a kernel on the GPU; they are int32, so that they can be copied anywhere.
 #pragma once
 
@@ -39,8 +41,8 @@ struct KvAttentionPlanHeader {
     std::int32_t few_items;                      // items [0, few_items) have tiles of few_rows, [few_items, items) of many_rows
     std::int32_t items;
     std::int32_t merges;
-    std::int32_t partials; // partial results: numbers that an item's `partial` stays below
-    std::int32_t chunk;
+    std::int32_t partials; // rows of partial results
+    std::int32_t chunk;    // slots of a part; batch-invariant: of few-row tiles
     std::int32_t reserved[6];
 };
 
@@ -49,10 +51,10 @@ struct KvAttentionItem {
     std::int32_t row, rows;  // of the (sequence, head)
     std::int32_t begin, end; // slots
     std::int32_t sinks;      // slots [0, sinks) are seen as well; sinks <= begin
-    std::int32_t partial;    // where the partial result goes; -1: the tile has no other item
+    std::int32_t partial;    // first of the `rows` rows of partial results that it writes; -1: the tile has no other item
 };
 
-/// A tile with several items, whose partial results are [first, first + parts).
+/// A tile with several items: part i of row r is the row first + i * rows + r of the partial results.
 struct KvAttentionMerge {
     std::int32_t sequence, head;
     std::int32_t row, rows;
@@ -62,7 +64,7 @@ struct KvAttentionMerge {
 
 /// Bounds that depend on shapes alone and grow with every extent.
 struct KvAttentionPlanBounds {
-    std::int64_t items, merges, partials;
+    std::int64_t items, merges, partials; // partials: rows
 
     std::int64_t words() const {
         return static_cast<std::int64_t>((sizeof(KvAttentionPlanHeader) + static_cast<std::size_t>(items) * sizeof(KvAttentionItem) +
