@@ -63,19 +63,22 @@ struct F32x16 {
         store_f16(lanes);
         std::memcpy(p, lanes, static_cast<std::size_t>(n) * 2);
     }
+    static __m256i round_bf16(__m256 x) { // the upper half of each lane, in its lower half
+        const __m256i bits = _mm256_castps_si256(x);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+        const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+        const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+        return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    }
     void store_bf16(std::uint16_t *p) const {
-        alignas(32) float lanes[16];
-        store(lanes);
-        for (int i = 0; i < 16; ++i) {
-            p[i] = f32_to_bf16(lanes[i]);
-        }
+        const __m256i quarters = _mm256_packus_epi32(round_bf16(a), round_bf16(b)); // lanes 0-3, 8-11, 4-7, 12-15
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_permute4x64_epi64(quarters, 0xd8));
     }
     void store_bf16_partial(std::uint16_t *p, std::int32_t n) const {
-        alignas(32) float lanes[16];
-        store(lanes);
-        for (int i = 0; i < n; ++i) {
-            p[i] = f32_to_bf16(lanes[i]);
-        }
+        std::uint16_t lanes[16];
+        store_bf16(lanes);
+        std::memcpy(p, lanes, static_cast<std::size_t>(n) * 2);
     }
 };
 inline F32x16 operator+(F32x16 x, F32x16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
@@ -227,12 +230,15 @@ inline I32x16 load_u8(const std::uint8_t *p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
     return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
 }
+// The lowest byte of each lane.
+inline __m128i low_bytes(__m256i x) {
+    const __m256i first =
+        _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i quads = _mm256_shuffle_epi8(x, first);
+    return _mm_unpacklo_epi32(_mm256_castsi256_si128(quads), _mm256_extracti128_si256(quads, 1));
+}
 inline void store_s8(std::int8_t *p, I32x16 x) {
-    alignas(32) std::int32_t lanes[16];
-    x.store(lanes);
-    for (int i = 0; i < 16; ++i) {
-        p[i] = static_cast<std::int8_t>(lanes[i]);
-    }
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm_unpacklo_epi64(low_bytes(x.a), low_bytes(x.b)));
 }
 
 inline __m256i order_key_half(__m256 x) {
