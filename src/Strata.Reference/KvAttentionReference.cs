@@ -106,6 +106,9 @@ public interface IKvAttentionInputs
     /// <summary>The cache.</summary>
     HostKvCache Cache { get; }
 
+    /// <summary>Factor of q k; 0 = 1 / √head_dim.</summary>
+    float Scale { get; }
+
     /// <summary>Compares another library's output with the oracle.</summary>
     /// <param name="output">[tokens, q_heads, head_dim].</param>
     /// <param name="gate">The largest error that passes, of each row that is compared.</param>
@@ -197,6 +200,8 @@ public sealed class KvAttentionHarness : OpHarness
         HostTensor IKvAttentionInputs.Q => _q;
 
         HostKvCache IKvAttentionInputs.Cache => _cache;
+
+        float IKvAttentionInputs.Scale => _scale;
 
         Comparison IKvAttentionInputs.Compare(HostTensor output, double gate) => Comparison.Rows(Checked(output), Checked(_want.Value.Output), _q.Shape[2], gate, "out", _checked);
 
