@@ -37,7 +37,7 @@ table() {
       def time: if . >= 10000 then (. / 1000 | show(digits)) + " ms" else show(digits) + " µs" end;
       def limit(name; value; unit): if value == null then empty else "\(name) \(value | show(0)) \(unit)" end;
       .machine as $m |
-      "*\($m.name), \($m.isa), \($m.threads) threads, \($m.date). Measured limits: \([
+      "*\($m.name), \($m.isa), \($m.threads) \(if ($m.isa | startswith("sm_")) then "multiprocessors" else "threads" end), \($m.date). Measured limits: \([
         limit("read"; $m.limits.read_gb_s; "GB/s"), limit("fp32"; $m.limits.fp32_gflops; "GFLOP/s"), limit("bf16"; $m.limits.bf16_gflops; "GFLOP/s"),
         limit("int8"; $m.limits.int8_gops; "GOP/s"), limit("AMX bf16"; $m.limits.amx_bf16_gflops; "GFLOP/s"), limit("AMX int8"; $m.limits.amx_int8_gops; "GOP/s")
       ] | join(", ")).*",

@@ -66,12 +66,14 @@ def environment(options: argparse.Namespace, report: Report) -> int:
     found["python"] = platform.python_version()
     found["numpy"] = np.__version__
     for name, command in (("nvidia_smi", ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.sm,clocks.mem,temperature.gpu,mig.mode.current", "--format=csv,noheader"]),
-                          ("nvcc", ["nvcc", "--version"]), ("commit", ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"])):
+                          ("nvcc", ["nvcc", "--version"])):
         try:
             lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip().splitlines()
             found[name] = lines[-1] if lines else ""
         except (OSError, subprocess.SubprocessError) as error:
             found[name] = f"not there: {error}"
+    commit = Path(options.library) / "commit"
+    found["commit"] = commit.read_text().strip() if commit.exists() else "not known: the library is not one that run.sh --prepare put aside"
     try:
         import torch
         found["torch"] = f"{torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
@@ -79,8 +81,8 @@ def environment(options: argparse.Namespace, report: Report) -> int:
     except ImportError:
         found["torch"] = "not there"
     data["dry_run"] = options.dry_run
-    if options.dry_run and found["torch"] == "not there":
-        report.data["notes"].append("no PyTorch here: a peer with a * is a stand-in, a NumPy sum over the output")
+    if options.dry_run and not options.torch:
+        report.data["notes"].append("a peer with a * is a stand-in for PyTorch's, a NumPy sum over the output")
     device = open_device(options)
     found["build"] = device.library.build
     data["machine"].update(name=device.info.name.decode(), isa=device.isa, threads=device.info.threads)
@@ -98,7 +100,7 @@ def ceilings(options: argparse.Namespace, report: Report) -> int:
         measured.update({entry["name"]: entry["value"] for entry in map(json.loads, lines)})
         report.save()
         measured.update(_torch_ceilings())
-        peaks = {"fp32": measured["fma_f32"], "bf16": measured["mma_bf16"], "int8": measured["mma_s8"]}
+        peaks = {"fp32": measured["fma_f32"], "bf16": max(measured["mma_bf16"], measured["cublas_bf16"]), "int8": measured["mma_s8"]}
     else:
         import ctypes
         cpu = Device(device.library, "cpu")
@@ -121,7 +123,7 @@ def _torch_ceilings() -> dict[str, float]:
     import torch
     n = 8192
     a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    times = GraphTimer(torch).measure([lambda: torch.mm(a, b)], milliseconds_each=1)
+    times = GraphTimer(torch).measure([lambda: torch.mm(a, b)])
     return {"cublas_bf16": 2 * n**3 / times.median * 1e6}
 
 
@@ -249,11 +251,10 @@ class Sweep:
         copies = self._copies(row, first)
         cold = first.bytes * len(copies) >= self.cold_bytes
         calls = [self._call(copy) for copy in copies]
-        guess = first.bytes / 1e9  # milliseconds at 1 TB/s
-        hot = self.timer.measure(calls[:1], guess)
-        times = {"warm": hot, **({"cold": self.timer.measure(calls, guess)} if cold else {})}
+        hot = self.timer.measure(calls[:1])
+        times = {"warm": hot, **({"cold": self.timer.measure(calls)} if cold else {})}
         shown = "cold" if cold else "warm"
-        peers = [peer for peer in (self._peer(peer, copies, times[shown], guess) for peer in row.peers) if peer]
+        peers = [peer for peer in (self._peer(peer, copies, times[shown]) for peer in row.peers) if peer]
         for state, measured in times.items():
             self.report.data["rows"].append(self._entry(row, first, state, shown, measured, hot, peers if state == shown else [], implementation, len(copies)))
         told = ", ".join(peer["name"] + (f" {peer['us']:.1f}" if peer.get("us") else f": {peer['error']}") for peer in peers)
@@ -280,7 +281,7 @@ class Sweep:
     def _call(self, problem: Problem) -> Callable[[], None]:
         return lambda: problem.run(self.timer.stream())
 
-    def _peer(self, peer: Peer, copies: list[Problem], ours: Times, guess: float) -> dict[str, Any]:
+    def _peer(self, peer: Peer, copies: list[Problem], ours: Times) -> dict[str, Any]:
         if self.torch is None:
             output = next(iter(copies[0].outputs.values()))
             times = self.timer.measure([lambda: output.stored().sum()])
@@ -298,7 +299,7 @@ class Sweep:
                 if not difference <= self.PEER_GATE:
                     return {"name": peer.name, "error": f"its result differs by {difference:.3g}, must by at most {self.PEER_GATE}; correct the peer"}
             del result
-            times = self.timer.measure(calls, guess)
+            times = self.timer.measure(calls)
         except Exception as error:  # a peer may lack a kernel for the shape, in its own ways of saying so
             return {"name": peer.name, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"}
         return {"name": peer.name, "us": rounded(times.median), "ratio": rounded(times.median / ours.median)}
@@ -320,8 +321,10 @@ class Sweep:
         }
 
     def _peak(self, roof: str) -> float | None:
-        names = {"fp32": ("fma_f32",), "bf16": ("mma_bf16", "fma_f32"), "fp16": ("mma_f16", "mma_bf16", "fma_f32"), "int8": ("mma_s8", "fma_f32")}[roof]
-        return next((value for value in map(self.report.ceiling, names) if value is not None), None)
+        # The chip's own, whatever instruction gets there: cuBLAS uses some that mma.sync kernels do not. fp32 does what no special unit does.
+        special = {"fp32": (), "bf16": ("mma_bf16", "cublas_bf16"), "fp16": ("mma_f16", "cublas_bf16"), "int8": ("mma_s8",)}[roof]
+        known = [value for value in map(self.report.ceiling, (*special, "fma_f32")) if value is not None]
+        return max(known, default=None)
 
 
 def _rows(full: bool) -> list[Row]:

@@ -3,7 +3,8 @@
 # Everything there is to learn from a GPU, in one command of nine minutes.
 #
 #   run.sh             on a machine with a GPU: build, ceilings, correctness, sanitizers, sweep, profile; the table comes last
-#   run.sh --dry-run   the same here, without a GPU: the library's simt and cpu devices, small shapes, stand-ins for what is missing
+#   run.sh --dry-run [--no-build]   the same without a GPU: the library's simt and cpu devices, small shapes, stand-ins for what is missing;
+#                      --no-build leaves out the library's build with nvcc
 #   run.sh --prepare   puts what has to travel to such a machine into build/gpu/shipped and prints its size
 #   run.sh --keep DIR  files the report of a finished run (DIR/report.json) under bench/results/
 #
@@ -77,7 +78,7 @@ in_time() {
   shift
   (
     export -f "${FUNCTIONS[@]}"
-    export ROOT WORK SHIPPED HOST NVCC PYTHON OUT DEVICE LIBRARY DRY
+    export ROOT WORK SHIPPED HOST NVCC ARCHITECTURE PYTHON OUT DEVICE LIBRARY DRY
     exec timeout --kill-after=3 "$limit" bash -euo pipefail -c '"$@"' _ "$@"
   )
 }
@@ -85,15 +86,17 @@ in_time() {
 # measure ARGUMENTS...: measure.py on the device and library at hand.
 measure() { "$PYTHON" "$ROOT/bench/gpu/measure.py" --out "$OUT" --library "$LIBRARY" --device "$DEVICE" ${DRY:+--dry-run} "$@"; }
 
-# The library as this machine's own nvcc makes it, and the probes.
-build_here() {
+build_probes() {
+  [[ -n $NVCC ]] || { echo 'probes: nvcc is not there'; return 75; }
+  "$NVCC" -O3 -std=c++17 -gencode "arch=compute_$ARCHITECTURE,code=sm_$ARCHITECTURE" -o "$WORK/probes" "$ROOT/bench/gpu/probes.cu"
+}
+
+# The library as this machine's own nvcc makes it.
+build_library() {
   [[ -n $NVCC ]] || { echo 'build: nvcc is not there'; return 75; }
-  local architecture=90
-  if command -v nvidia-smi >/dev/null; then architecture=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .); fi
-  "$NVCC" -O3 -std=c++17 -gencode "arch=compute_$architecture,code=sm_$architecture" -o "$WORK/probes" "$ROOT/bench/gpu/probes.cu"
   local targets=(strata_cuda)
   [[ -f $SHIPPED/libstrata.so ]] || targets+=(strata)
-  CUDACXX=$NVCC cmake -S "$ROOT" -B "$HOST" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CUDA_ARCHITECTURES="$architecture-real" -DSTRATA_STRICT=OFF \
+  CUDACXX=$NVCC cmake -S "$ROOT" -B "$HOST" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CUDA_ARCHITECTURES="$ARCHITECTURE-real" -DSTRATA_STRICT=OFF \
     -DSTRATA_SIMT=OFF -DSTRATA_TESTS=OFF
   cmake --build "$HOST" --target "${targets[@]}"
   if [[ -f $SHIPPED/libstrata.so ]]; then cp "$SHIPPED/libstrata.so" "$HOST/"; fi
@@ -105,10 +108,10 @@ sanitized() {
   local tool=$1 options=(--tool "$1" --error-exitcode 9 --print-limit 20) status=0
   [[ $tool != memcheck ]] || options+=(--leak-check full --padding 64)
   if command -v compute-sanitizer >/dev/null; then
+    printf '\n== %s\n' "$tool" >>"$OUT/sanitizer.txt"
     compute-sanitizer "${options[@]}" "$PYTHON" "$ROOT/bench/gpu/measure.py" --out "$OUT" --library "$LIBRARY" --device "$DEVICE" correctness --tiny --label "$tool" \
-      >"$WORK/sanitizer.txt" 2>&1 || status=$?
-    { printf '\n== %s\n' "$tool"; head -c 400000 "$WORK/sanitizer.txt"; } >>"$OUT/sanitizer.txt"
-    grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|LEAK SUMMARY|FAILED' "$WORK/sanitizer.txt" || true
+      >>"$OUT/sanitizer.txt" 2>&1 || status=$?
+    sed -n "/^== $tool\$/,\$p" "$OUT/sanitizer.txt" | grep -E 'SUMMARY|FAILED' || true
     return "$status"
   fi
   echo 'sanitizer: compute-sanitizer is not there'
@@ -132,13 +135,15 @@ profiled() {
   done < <(measure worst --count 3)
 }
 
-FUNCTIONS=(measure build_here sanitized profiled)
+FUNCTIONS=(measure build_probes build_library sanitized profiled loads_here)
 
 start() {
   mkdir -p "$WORK" "$OUT"
   rm -f "$OUT"/{report.json,log.txt,sanitizer.txt,ncu.txt}
   NVCC=''
   find_nvcc || true
+  ARCHITECTURE=90
+  if command -v nvidia-smi >/dev/null; then ARCHITECTURE=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .); fi
   # Whatever ends the run, what was measured is printed.
   trap 'measure table' EXIT
 }
@@ -159,7 +164,8 @@ on_gpu() {
     shipped=0 LIBRARY=$HOST
     say "the shipped library does not open $DEVICE here: $(tail -n 1 "$OUT/log.txt")"
   fi
-  phase build 60 build_here
+  phase probes 20 build_probes
+  phase build 60 build_library
   if ((!shipped)); then phase environment 15 measure environment; fi
   phase ceilings 30 measure ceilings
   if ((shipped)); then phase 'correctness, shipped' 45 measure correctness --label shipped; fi
@@ -180,9 +186,12 @@ dry_run() {
   [[ -f $NATIVE/libstrata_simt.so ]] || die "gpu: $NATIVE has no libstrata_simt.so, must have; run ./build.sh build"
   if [[ -f $NATIVE/libstrata_cuda.so ]]; then prepare >>"$OUT/log.txt" 2>&1; fi
   phase environment 15 measure environment
-  phase build 300 build_here
+  phase probes 60 build_probes
+  if [[ $1 != --no-build ]]; then
+    phase build 300 build_library
+    phase 'library, built here' 10 loads_here
+  fi
   phase ceilings 30 measure ceilings
-  if [[ -n $NVCC ]]; then phase 'library, built here' 10 loads_here; fi
   phase 'correctness, simt' 120 measure correctness --label shipped
   DEVICE=cpu
   phase 'correctness, cpu' 60 measure correctness --label shipped --sensitivity
@@ -195,12 +204,12 @@ dry_run() {
 
 # What was built here loads, and says itself that the GPU is what is missing.
 loads_here() {
+  [[ -f $HOST/libstrata_cuda.so ]] || { echo 'library: it was not built here'; return 75; }
   local sentence
   sentence=$("$PYTHON" "$ROOT/bench/gpu/measure.py" --out "$OUT" --library "$HOST" --device cuda:0 correctness --tiny 2>&1) && return 0
   printf '%s\n' "$sentence"
   grep -qE '^cuda: (no NVIDIA driver|the NVIDIA driver|the driver)' <<<"$sentence"
 }
-FUNCTIONS+=(loads_here)
 
 # ---------------------------------------------------------------- what travels, what stays
 
@@ -209,6 +218,7 @@ prepare() {
   [[ -f $NATIVE/libstrata_cuda.so ]] || die "gpu: $NATIVE has no libstrata_cuda.so, must have; run ./build.sh deps --cuda and ./build.sh build"
   mkdir -p "$SHIPPED"
   for library in libstrata libstrata_cuda; do strip --strip-unneeded -o "$SHIPPED/$library.so" "$NATIVE/$library.so"; done
+  git rev-parse --short=12 HEAD >"$SHIPPED/commit"
   (cd "$SHIPPED" && stat --printf '%n  %s bytes\n' -- *.so)
   printf 'tree without ignored files: %s\n' "$(git ls-files -z --cached --others --exclude-standard | xargs -0 du -cb 2>/dev/null | tail -n 1 | cut -f 1) bytes"
   printf 'carry %s beside the tree: git ignores it\n' "${SHIPPED#"$ROOT/"}"
@@ -227,8 +237,8 @@ keep() {
 
 case ${1:-} in
   '') on_gpu ;;
-  --dry-run) dry_run ;;
+  --dry-run) dry_run "${2:-}" ;;
   --prepare) prepare ;;
   --keep) keep "${2:-}" ;;
-  *) sed -n '3,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  *) sed -n '3,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac

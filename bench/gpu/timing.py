@@ -2,13 +2,15 @@
 """Times of calls: replays of a CUDA graph on a GPU, the wall clock on devices that run at once."""
 from __future__ import annotations
 
+import gc
+import math
 import statistics
 import time
 from dataclasses import dataclass
 from typing import Any, Callable, Protocol
 
-# A graph shorter than this is mostly its own start: calls go round more than once.
-_FEWEST_CALLS = 48
+# Milliseconds of work between two events: shorter is mostly the graph's own start, longer is waiting for nothing.
+_LEAST, _MOST = 0.5, 250.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ def _times(samples: list[float]) -> Times:
 class Timer(Protocol):
     """`measure` takes calls over distinct memory and returns the time of one."""
 
-    def measure(self, calls: list[Callable[[], Any]], milliseconds_each: float = 0) -> Times: ...
+    def measure(self, calls: list[Callable[[], Any]]) -> Times: ...
 
     def stream(self) -> int:
         """The stream that a call must use now."""
@@ -46,28 +48,41 @@ class GraphTimer:
     def stream(self) -> int:
         return int(self._torch.cuda.current_stream().cuda_stream)
 
-    def measure(self, calls: list[Callable[[], Any]], milliseconds_each: float = 0) -> Times:
+    def measure(self, calls: list[Callable[[], Any]]) -> Times:
         torch = self._torch
-        rounds = max(1, -(-_FEWEST_CALLS // len(calls))) if milliseconds_each < 0.2 else 1
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            for call in calls:  # modules load, workspaces are made
-                call()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            for _ in range(rounds):
+            for _ in range(2):  # modules load and workspaces are made in the first round; the second is timed
+                pair = self._events()
+                pair[0].record()
                 for call in calls:
                     call()
+                pair[1].record()
+            torch.cuda.synchronize()
+            once = pair[0].elapsed_time(pair[1])
+            rounds = max(1, math.ceil(_LEAST / once))
+            graph = torch.cuda.CUDAGraph()
+            gc.disable()  # nothing may be freed while a graph is recorded
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                for _ in range(rounds):
+                    for call in calls:
+                        call()
+            finally:
+                graph.capture_end()
+                gc.enable()
         graph.replay()
-        events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(self.REPLAYS)]
-        for start, end in events:
+        pairs = [self._events() for _ in range(int(min(self.REPLAYS, max(5, _MOST / (rounds * once)))))]
+        for start, end in pairs:
             start.record()
             graph.replay()
             end.record()
         torch.cuda.synchronize()
-        return _times([1e3 * start.elapsed_time(end) / (rounds * len(calls)) for start, end in events])
+        return _times([1e3 * start.elapsed_time(end) / (rounds * len(calls)) for start, end in pairs])
+
+    def _events(self) -> tuple[Any, Any]:
+        return self._torch.cuda.Event(enable_timing=True), self._torch.cuda.Event(enable_timing=True)
 
 
 class WallTimer:
@@ -78,7 +93,7 @@ class WallTimer:
     def stream(self) -> int:
         return 0
 
-    def measure(self, calls: list[Callable[[], Any]], milliseconds_each: float = 0) -> Times:
+    def measure(self, calls: list[Callable[[], Any]]) -> Times:
         samples = []
         for _ in range(self.REPLAYS):
             start = time.perf_counter()

@@ -134,7 +134,7 @@ def timed(full: bool) -> list[Row]:
         for levels in (8, 4, 2):  # most first: the fewer are the first of them
             for m in (1, 8):
                 case = Case("bitstack", f"{n}x{k}-l{levels}-m{m}", frozenset({"bench"}), {key: str(v) for key, v in dict(n=n, k=k, m=m, levels=levels, x="bf16", y="bf16").items()})
-                result.append(Row(case, BitStack, Target(share=4.4 / 6) if levels == 4 and m == 1 else Target(), (Peer("mm", _mm, compares=False), Peer("eager", _eager))))
+                result.append(Row(case, BitStack, Target(share=3.2 / 6) if levels == 4 and m == 1 else Target(), (Peer("mm", _mm, compares=False), Peer("eager", _eager))))
     return result
 
 
