@@ -2,31 +2,42 @@
 """The ops' case lists, native/ops/<op>/cases.inc: the same lines that every other test of an op reads."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line: CASE(name, tags, key=value ...)."""
+    """One line: CASE(name, tags, key=value ...). It remembers which keys were asked for."""
 
     op: str
     name: str
     tags: frozenset[str]
     values: dict[str, str]
+    asked: set[str] = field(default_factory=set, compare=False)
 
     def text(self, key: str, missing: str) -> str:
+        self.asked.add(key)
         return self.values.get(key, missing)
 
+    def has(self, key: str) -> bool:
+        self.asked.add(key)
+        return key in self.values
+
     def int(self, key: str, missing: int) -> int:
-        return int(self.values.get(key, missing))
+        return int(self.text(key, str(missing)))
 
     def float(self, key: str, missing: float) -> float:
-        return float(self.values.get(key, missing))
+        return float(self.text(key, str(missing)))
 
     def ints(self, key: str, missing: list[int]) -> list[int]:
         """Whole numbers separated by '/'."""
-        return [int(v) for v in self.values[key].split("/")] if key in self.values else missing
+        return [int(v) for v in self.values[key].split("/")] if self.has(key) else missing
+
+    @property
+    def unknown(self) -> list[str]:
+        """Keys that nobody asked for: what they say was not done."""
+        return sorted(set(self.values) - self.asked)
 
 
 def read(operators: Path, op: str) -> list[Case]:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 # How NumPy holds each type; bfloat16 has none there and travels as its 16 bits.
-STORAGE = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dtype(np.uint16), "i32": np.dtype(np.int32), "i8": np.dtype(np.int8), "u8": np.dtype(np.uint8)}
+STORAGE = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dtype(np.uint16), "i32": np.dtype(np.int32), "i8": np.dtype(np.int8), "u8": np.dtype(np.uint8), "f8e4m3": np.dtype(np.uint8)}
+
+
+def _e4m3() -> np.ndarray:
+    """The value of each byte: 1 sign, 4 exponent, 3 mantissa bits, bias 7; no infinity."""
+    code = np.arange(256)
+    exponent, mantissa = code >> 3 & 15, code & 7
+    size = np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10.0))
+    return np.where(code & 127 == 127, np.nan, np.where(code & 128, -size, size))
+
+
+_E4M3 = _e4m3()
 
 
 def size(kind: str) -> int:
@@ -25,6 +36,8 @@ def encode(values: np.ndarray, kind: str) -> np.ndarray:
 
 def decode(stored: np.ndarray, kind: str) -> np.ndarray:
     """The values of stored elements, exactly."""
+    if kind == "f8e4m3":
+        return _E4M3[stored]
     floats = (stored.astype(np.uint32) << np.uint32(16)).view(np.float32) if kind == "bf16" else stored
     with np.errstate(invalid="ignore"):  # poison is a NaN that signals
         return floats.astype(np.float64)

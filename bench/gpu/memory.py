@@ -58,6 +58,10 @@ class Array(ABC):
     def poison_where(self, mask: np.ndarray) -> None:
         """Poisons the elements whose leading indices a mask names."""
 
+    @abstractmethod
+    def set_uniform(self, index: tuple[Any, ...], low: float, high: float) -> None:
+        """Sets the elements at an index of slices to evenly distributed values."""
+
     def values(self, *index: Any) -> np.ndarray:
         """The values at a NumPy index, exactly."""
         return elements.decode(self.stored(*index), self.kind)
@@ -92,6 +96,10 @@ class Memory(ABC):
     def gaussian(self, shape: tuple[int, ...], kind: str, spread: float = 1, padding: int = 0) -> Array:
         """Normally distributed values."""
 
+    @abstractmethod
+    def codes(self, shape: tuple[int, ...], kind: str, mask: int) -> Array:
+        """Random bytes of which only the bits of a mask are set."""
+
     def array(self, values: np.ndarray, kind: str, padding: int = 0) -> Array:
         """Host values, rounded to the type."""
         made = self.empty(values.shape, kind, padding)
@@ -125,6 +133,12 @@ class _BufferArray(Array):
     def fill(self, value: int) -> None:
         self._buffer.fill(value)
 
+    def set_uniform(self, index: tuple[Any, ...], low: float, high: float) -> None:
+        base = self._download()
+        place = self._view(base)
+        place[index] = elements.encode(self.memory.random.uniform(low, high, place[index].shape), self.kind)
+        self._buffer.write(base.ctypes.data, base.nbytes)
+
     def poison_where(self, mask: np.ndarray) -> None:
         base = self._download()
         self._view(base)[mask] = np.full(base.itemsize, 0xFF, np.uint8).view(base.dtype)[0]
@@ -151,6 +165,12 @@ class BufferMemory(Memory):
         return self.array(spread * self.random.standard_normal(shape), kind, padding)
 
 
+    def codes(self, shape: tuple[int, ...], kind: str, mask: int) -> Array:
+        made = self.empty(shape, kind)
+        made.write((self.random.integers(0, 256, shape, np.uint8) & np.uint8(mask)).view(elements.STORAGE[kind]))
+        return made
+
+
 class _TorchArray(Array):
     def __init__(self, memory: "TorchMemory", kind: str, shape: tuple[int, ...], padding: int) -> None:
         super().__init__(memory, kind, shape, padding)
@@ -175,6 +195,10 @@ class _TorchArray(Array):
     def fill(self, value: int) -> None:
         self._base.view(self._torch.uint8).fill_(value)
 
+    def set_uniform(self, index: tuple[Any, ...], low: float, high: float) -> None:
+        place = self.native[index]
+        place.copy_(self._torch.empty(place.shape, device=place.device).uniform_(low, high))
+
     def poison_where(self, mask: np.ndarray) -> None:
         self.native[self._torch.from_numpy(mask).to(self.native.device)] = float("nan") if self.native.is_floating_point() else -1
 
@@ -190,7 +214,7 @@ class TorchMemory(Memory):
         import torch
         self.torch = torch
         self.place = device.name if device.is_gpu else "cpu"
-        self.types = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i32": torch.int32, "i8": torch.int8, "u8": torch.uint8}
+        self.types = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i32": torch.int32, "i8": torch.int8, "u8": torch.uint8, "f8e4m3": torch.uint8}
         torch.manual_seed(seed)
 
     def empty(self, shape: tuple[int, ...], kind: str, padding: int = 0) -> Array:
@@ -203,4 +227,9 @@ class TorchMemory(Memory):
         if padding:
             made.poison()
         made.native.normal_(0, spread)
+        return made
+
+    def codes(self, shape: tuple[int, ...], kind: str, mask: int) -> Array:
+        made = _TorchArray(self, kind, shape, 0)
+        made.native.view(self.torch.uint8).random_(0, 256).bitwise_and_(mask)
         return made

@@ -86,6 +86,8 @@ def table(report: Report) -> str:
         worst = max(ops.items(), key=lambda item: item[1]["share"] or 0, default=None)
         lines.append(f"fp64 on {where}: {cases} cases of {len(ops)} ops, " + (f"FAILED in {', '.join(bad)}" if bad else "all agree and rerun to the same bits")
                      + (f"; worst error {worst[1]['share']:.2f} of its gate ({worst[0]} {worst[1]['where']})" if worst and worst[1]["share"] is not None else ""))
+        left_out = sum(len(op["unknown"]) for op in ops.values())
+        lines += [f"  left out {left_out} cases of {', '.join(name for name, op in ops.items() if op['unknown'])}: their keys are not known here"] if left_out else []
     lines += [_HEAD] + [_row(row) for row in data["rows"] if row["state"] == row["shown"]]
     lines += [f"note: {note}" for note in data["notes"]]
     phases = [f"{name} {phase['status']} {phase['seconds']} s" for name, phase in data["phases"].items()]

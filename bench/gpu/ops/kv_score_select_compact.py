@@ -43,7 +43,7 @@ class KvScore(Problem):
             heads=constant["STRATA_HEADS_" + {"groupmean": "GROUP_MEAN", "groupmax": "GROUP_MAX", "layermean": "LAYER_MEAN"}[self.heads]],
             reduce_first=int(self.reduce_first), exclude_last=self.exclude, gamma=self.gamma, max_length=longest if bounded else 0, **optional)
         columns = np.maximum(0, held - self.exclude).sum()
-        self.bytes = self.cache.live_bytes + self.q.bytes + 4 * int(columns)
+        self.bytes = self.cache.live_bytes // 2 + self.q.bytes + 4 * int(columns)
         self.operations = 2.0 * self.window * self.group * width * float(held.sum()) * (1 if optional else 2)
         self.roof = "fp32" if kind == "f32" else "bf16"
         self.bind()
@@ -69,7 +69,7 @@ class KvScore(Problem):
 
     def _probabilities(self, b: int, h: int) -> tuple[np.ndarray, np.ndarray]:
         """[group, window, slots] and their log-sum-exp [group, window]; rows that see nothing are zeros."""
-        keys = self.cache.rows(self.cache.keys, b, h)
+        keys = self.cache.key_rows(b, h)
         q = self.q.values(b)[:, h * self.group : (h + 1) * self.group].transpose(1, 0, 2)
         scores = q @ keys.T / np.sqrt(self.cache.head_dim)
         length = keys.shape[0]
@@ -249,7 +249,7 @@ class KvCompact(Problem):
 
     def _kept(self, case: Case, length: int) -> np.ndarray:
         slots = np.arange(length)
-        if "count" in case.values:
+        if case.has("count"):
             return np.sort(self.memory.random.permutation(length)[: case.int("count", 0)])
         return slots[(slots >= length - case.int("tail", 0)) | (self.memory.random.integers(1, 101, length) <= case.int("keep", 25))]
 
