@@ -244,6 +244,7 @@ class Sweep:
         l2 = report.ceiling("l2") or 1 << 14  # a few copies are enough to try rotation out
         self.cold_bytes = 4 * l2
         self.memory: Memory = self.kind(self.device, 7)
+        self.refused: dict[str, list[str]] = {}
 
     def time(self, row: Row) -> str:
         """Adds the row's entries to the report; returns what to print."""
@@ -273,13 +274,13 @@ class Sweep:
 
     def _note_refusal(self, name: str, refusal: str) -> None:
         """Rows that are refused for one reason share a note."""
+        names = self.refused.setdefault(refusal, [])
+        names.append(name)
         notes: list[str] = self.report.data["notes"]
-        ending = f" not supported: {refusal}"
-        for i, note in enumerate(notes):
-            if note.endswith(ending):
-                notes[i] = f"{note[: -len(ending)]}, {name.split('/')[1]}{ending}"
-                return
-        notes.append(name + ending)
+        if len(names) == 1:
+            notes.append("")
+        at = next(i for i, note in enumerate(notes) if note == "" or note.endswith(refusal))
+        notes[at] = names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") + f" not supported: {refusal}"
 
     def _copies(self, row: Row, first: Problem) -> list[Problem]:
         """As many problems as keep any call from finding its data in the cache, within memory and patience."""

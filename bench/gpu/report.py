@@ -66,12 +66,12 @@ def _percent(value: float | None) -> str:
 
 
 def _row(row: dict[str, Any]) -> str:
-    return (f"{row['op']} {row['case']}"[:41].ljust(41) + _number(row["median_us"], 9) + _number(row.get("hot_us"), 8) + _number(row["gb_s"] / 1000, 6)
-            + _number(row["gflop_s"] / 1000, 7) + _percent(row["limit_share"]) + _percent(row.get("target_share")) + f" {(row['peer'] or '').replace('stand-in for ', '*')[:12]:12}"
+    return (f"  {row['case'][:27]:27}" + _number(row["median_us"], 8) + _number(row.get("hot_us"), 8) + _number(row["gb_s"] / 1000, 6) + _number(row["gflop_s"] / 1000, 6)
+            + _percent(row["limit_share"]) + _percent(row.get("target_share")) + f" {(row['peer'] or '').replace('stand-in for ', '*')[:11]:11}"
             + _number(row.get("peer_us"), 8) + _number(row["ratio"], 6))
 
 
-_HEAD = f"{'op, case':41}{'us':>9}{'hot us':>8}{'TB/s':>6}{'TF/s':>7}{'ceil':>5}{'goal':>5} {'peer':12}{'its us':>8}{'ratio':>6}"
+_HEAD = f"{'op, case':29}{'us':>8}{'hot us':>8}{'TB/s':>6}{'TF/s':>6}{'ceil':>5}{'goal':>5} {'peer':11}{'its us':>8}{'ratio':>6}"
 
 
 def table(report: Report) -> str:
@@ -84,11 +84,16 @@ def table(report: Report) -> str:
     for where, ops in data["correctness"].items():
         cases, bad = sum(op["cases"] for op in ops.values()), [name for name, op in ops.items() if op["failures"]]
         worst = max(ops.items(), key=lambda item: item[1]["share"] or 0, default=None)
-        lines.append(f"fp64 on {where}: {cases} cases of {len(ops)} ops, " + (f"FAILED in {', '.join(bad)}" if bad else "all agree and rerun to the same bits")
-                     + (f"; worst error {worst[1]['share']:.2f} of its gate ({worst[0]} {worst[1]['where']})" if worst and worst[1]["share"] is not None else ""))
+        lines.append(f"fp64 on {where}: {cases} cases of {len(ops)} ops, " + (f"FAILED in {', '.join(bad)}" if bad else "all agree, reruns to the bit")
+                     + (f"; worst {worst[1]['share']:.2f} of its gate ({worst[0]})" if worst and worst[1]["share"] is not None else ""))
         left_out = sum(len(op["unknown"]) for op in ops.values())
         lines += [f"  left out {left_out} cases of {', '.join(name for name, op in ops.items() if op['unknown'])}: their keys are not known here"] if left_out else []
-    lines += [_HEAD] + [_row(row) for row in data["rows"] if row["state"] == row["shown"]]
+    lines.append(_HEAD)
+    shown = [row for row in data["rows"] if row["state"] == row["shown"]]
+    for at, row in enumerate(shown):
+        if at == 0 or row["op"] != shown[at - 1]["op"]:
+            lines.append(row["op"])
+        lines.append(_row(row))
     lines += [f"note: {note}" for note in data["notes"]]
     phases = [f"{name} {phase['status']} {phase['seconds']} s" for name, phase in data["phases"].items()]
     lines += ["phases: " + ", ".join(phases)] if phases else []

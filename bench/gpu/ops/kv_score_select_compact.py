@@ -308,7 +308,7 @@ def timed(full: bool) -> list[Row]:
         peers = (Peer("eager", _eager_scores),)
         return Row(case("kv_score", name, **values), KvScore, target, peers)
 
-    result = [score(length, window) for length in (4, 32, 128) for window in (8, 32, 64)]
+    result = [score(4, 32), *(score(length, window) for length in (32, 128) for window in (8, 32, 64))]
     result += [score(32, 32, lse=1), score(32, 32, "meanvariance", gamma=200)]
     for length, budget in ((4, 1), (32, 1), (32, 4), (128, 4)):
         selected = case("kv_select", f"{budget}k-of-{length}k-x8", length=length * k, budget=budget * k)

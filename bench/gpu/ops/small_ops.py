@@ -175,7 +175,7 @@ def timed(full: bool) -> list[Row]:
             Row(case("elementwise", f"silu-mul-{m}x{inner}-bf16", rows=m, n=inner, dtype="bf16", function="silumul"), Elementwise, target, (Peer("silu * b", _silu_mul),)),
             Row(case("embed", f"{m}x{width}-q8_0", tokens=m, n=4 * width, k=width, y="bf16"), Embed, target),
         ]
-    return result
+    return sorted(result, key=lambda row: list(PROBLEMS).index(row.case.op))
 
 
 PROBLEMS = {"rms_norm": RmsNorm, "rope": Rope, "elementwise": Elementwise, "embed": Embed}
