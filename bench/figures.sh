@@ -46,7 +46,7 @@ table() {
       .machine as $m |
       [.rows[] | select(true'"$filter"')] as $rows |
       ($rows | any(.peer != null)) as $peers |
-      "*\($m.name), \($m.isa), \($m.threads) threads, \($m.date). Measured limits: \([
+      "*\($m.name), \($m.isa), \($m.threads) \(if ($m.isa | startswith("sm_")) then "multiprocessors" else "threads" end), \($m.date). Measured limits: \([
         limit("read"; $m.limits.read_gb_s; "GB/s"), limit("fp32"; $m.limits.fp32_gflops; "GFLOP/s"), limit("bf16"; $m.limits.bf16_gflops; "GFLOP/s"),
         limit("int8"; $m.limits.int8_gops; "GOP/s"), limit("AMX bf16"; $m.limits.amx_bf16_gflops; "GFLOP/s"), limit("AMX int8"; $m.limits.amx_int8_gops; "GOP/s")
       ] | join(", ")).*",
