@@ -207,7 +207,7 @@ public sealed class KvAttentionPlanTests
         };
     }
 
-    private static void Fails(TestDelegate call, StrataStatus status, string? sentence)
+    private static void Fails(Action call, StrataStatus status, string? sentence)
     {
         StrataException e = Assert.Throws<StrataException>(call)!;
         Assert.That(e.Status, Is.EqualTo(status), e.Message);
