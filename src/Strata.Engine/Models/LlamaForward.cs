@@ -29,7 +29,6 @@ internal sealed class LlamaForward : IDisposable
     private readonly DeviceTensor<float> _logits;
     private readonly float[] _hostLogits;
     private readonly DeviceBuffer? _workspace;
-    private readonly RopeParameters _rope;
 
     public LlamaForward(LlamaModel model, SessionOptions options, PagedKvCache cache, QueryWindow? queryWindow)
     {
@@ -39,8 +38,6 @@ internal sealed class LlamaForward : IDisposable
         _options = options;
         _cache = cache;
         _queryWindow = queryWindow;
-        _rope = new RopeParameters { Mode = RopeMode.Interleaved, Dims = _config.RopeDims, Base = _config.RopeBase, FrequencyScale = _config.RopeScale };
-
         int tokens = Math.Min(options.ChunkTokens, options.Capacity);
         int queryChannels = _config.QueryHeads * _config.HeadDim;
         int keyChannels = _config.KvHeads * _config.HeadDim;
@@ -132,7 +129,7 @@ internal sealed class LlamaForward : IDisposable
         Multiply(normed, weights.Query, Rows(_queries, tokens)).Run(_device, _workspace);
         Multiply(normed, weights.Key, Rows(_keys, tokens)).Run(_device, _workspace);
         Multiply(normed, weights.Value, Rows(_values, tokens)).Run(_device, _workspace);
-        new Rope { X = queries, Positions = positions, Y = queries, Parameters = _rope }.Run(_device, _workspace);
+        Turn(queries, positions).Run(_device, _workspace);
         Append(layer, tokens, positions).Run(_device, _workspace);
         _queryWindow?.Store(layer, queries);
         Attention(layer, tokens, longest).Run(_device, _workspace);
@@ -161,13 +158,17 @@ internal sealed class LlamaForward : IDisposable
     private Qgemm Multiply(TensorView x, PackedWeight w, TensorView y) =>
         new() { X = x, W = w, Y = y, Int8Activations = _options.Int8Activations && w.Format is not (WeightFormat.F32 or WeightFormat.F16 or WeightFormat.BF16) };
 
+    private Rope Turn(TensorView queries, TensorView positions) =>
+        new() { X = queries, Positions = positions, Y = queries, Parameters = _config.Rope, FrequencyFactors = _model.FrequencyFactors };
+
     private KvAppend Append(int layer, int tokens, TensorView positions) => new()
     {
         Cache = _cache.Layer(layer),
         Keys = Heads(_keys, tokens, _config.KvHeads),
         Values = Heads(_values, tokens, _config.KvHeads),
         Positions = positions,
-        Rope = _rope,
+        Rope = _config.Rope,
+        FrequencyFactors = _model.FrequencyFactors,
     };
 
     private KvAttention Attention(int layer, int tokens, int longest) => new()
@@ -200,7 +201,7 @@ internal sealed class LlamaForward : IDisposable
             Include(Multiply(Rows(_gate, tokens), layer.Down, normed).WorkspaceBytes(_device));
         }
 
-        Include(new Rope { X = queries, Positions = positions, Y = queries, Parameters = _rope }.WorkspaceBytes(_device));
+        Include(Turn(queries, positions).WorkspaceBytes(_device));
         Include(Append(0, tokens, positions).WorkspaceBytes(_device));
         Include(Attention(0, tokens, _cache.MaxPages * _cache.PageSize).WorkspaceBytes(_device));
         Include(new Elementwise { A = Rows(_gate, tokens), B = Rows(_up, tokens), Y = Rows(_gate, tokens), Function = ElementwiseFunction.SiluMul }.WorkspaceBytes(_device));
