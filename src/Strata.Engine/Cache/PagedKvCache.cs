@@ -65,6 +65,17 @@ internal sealed class PagedKvCache : IDisposable
     /// <summary>Most tokens that any head holds.</summary>
     public int Longest => _lengths.Max();
 
+    /// <summary>Whether head by head every layer holds as many tokens as the first.</summary>
+    public bool LayersAreAlike
+    {
+        get
+        {
+            // A list that equals itself shifted by a layer repeats its first layer.
+            ReadOnlySpan<int> lengths = _lengths;
+            return lengths[_config.KvHeads..].SequenceEqual(lengths[..^_config.KvHeads]);
+        }
+    }
+
     public KvCache Layer(int layer) => _layers[layer];
 
     public int Length(int layer, int head) => _lengths[(layer * _config.KvHeads) + head];
