@@ -42,11 +42,21 @@ inline void for_row_runs(std::int32_t rows, Body &&body) {
     }
 }
 
-/// Asks for the lines of the values that are used once the scores are done; V is walked down its columns, where the hardware sees no stream.
-inline void prefetch_values(const Tile &tile, std::int32_t panel, std::int32_t bytes_per_slot) {
-    const std::uint8_t *from = tile.values.blocks[panel] + std::int64_t{tile.values.first_slot[panel]} * bytes_per_slot;
-    for (std::int32_t at = 0; at < kPanel * bytes_per_slot; at += 64) __builtin_prefetch(from + at, 0, 2);
+// Memory is asked for one line ahead of each line that is used: the values of the tile while its keys are used, the keys of the next tile while the
+// values are. A panel is too short for the hardware to see its stream, V is walked down its columns, and a burst of requests would only queue.
+
+/// The values of a panel, as the stream that its keys run beside.
+inline const std::uint8_t *panel_of_values(const Tile &tile, std::int32_t panel) {
+    const std::int32_t bits = tile.values.format == STRATA_KV_I4_BLOCK ? 4 : 8 * dtype_bytes(tile.values.dtype);
+    return tile.values.blocks[panel] + std::int64_t{tile.values.first_slot[panel]} * tile.head_dim * bits / 8;
 }
+
+/// Line n of the next tile's keys; lines from there to the end of the page follow.
+inline const std::uint8_t *next_key_line(const Tile &tile, std::int32_t line, std::int32_t lines_of_panel) {
+    return tile.next_keys[line / lines_of_panel] + 64 * std::int64_t{line % lines_of_panel};
+}
+
+inline void prefetch(const std::uint8_t *line) { __builtin_prefetch(line, 0, 3); }
 
 inline const std::uint8_t *panel_of_keys(const Tile &tile, std::int32_t panel, std::int32_t words) {
     return tile.keys.blocks[panel] + std::int64_t{tile.keys.first_slot[panel] / kPanel} * words * 64;
@@ -60,7 +70,11 @@ inline void score_float_panels(const Tile &tile, std::int32_t row, std::int32_t 
     const std::int32_t words = tile.head_dim / neighbours(N);
     const float *q = tile.q + row * tile.width;
     const std::uint8_t *from[std::size_t{Columns}];
-    for (int i = 0; i < Columns; ++i) from[i] = panel_of_keys(tile, panel + i, words);
+    const std::uint8_t *values[std::size_t{Columns}];
+    for (int i = 0; i < Columns; ++i) {
+        from[i] = panel_of_keys(tile, panel + i, words);
+        values[i] = panel_of_values(tile, panel + i);
+    }
     Sums<Rows, Columns> c;
     c.clear();
     const auto add = [&](F32x16 x, int i, const float *factor) {
@@ -71,6 +85,7 @@ inline void score_float_panels(const Tile &tile, std::int32_t row, std::int32_t 
         upper.clear();
         for (std::int32_t j = 0; j < words; ++j) {
             for (int i = 0; i < Columns; ++i) {
+                prefetch(values[i] + 64 * j);
                 const auto *halves = reinterpret_cast<const std::uint16_t *>(from[i] + 64 * j);
                 const F32x16 low = F32x16::load_f16(halves);
                 const F32x16 high = F32x16::load_f16(halves + 16);
@@ -92,6 +107,7 @@ inline void score_float_panels(const Tile &tile, std::int32_t row, std::int32_t 
     } else {
         for (std::int32_t j = 0; j < words; ++j) {
             for (int i = 0; i < Columns; ++i) {
+                prefetch(values[i] + 64 * j);
                 if constexpr (N == Number::kBf16) {
                     F32x16 even;
                     F32x16 odd;
@@ -114,9 +130,6 @@ inline void score_floats(const Tile &tile, std::int32_t row) {
     constexpr int kSums = N == Number::kF16 ? 2 * Rows : Rows; // halves need twice as many
     constexpr int kColumnsHere = columns_for(kSums) == 3 ? 2 : columns_for(kSums);
     for (std::int32_t panel = 0; panel < kPanels; panel += kColumnsHere) {
-        if (row == 0) {
-            for (int i = 0; i < kColumnsHere; ++i) prefetch_values(tile, panel + i, tile.head_dim * 4 / neighbours(N));
-        }
         score_float_panels<Rows, kColumnsHere, N>(tile, row, panel);
     }
 }
@@ -134,9 +147,11 @@ inline void weigh_float_column(const Tile &tile, std::int32_t row, std::int32_t 
     F32x16 c[std::size_t{Rows}];
     F32x16 upper[std::size_t{Rows}]; // halves: channels 8 to 15, as pairs
     for (int r = 0; r < Rows; ++r) c[r] = upper[r] = F32x16::zero();
+    const std::uint8_t *next = next_key_line(tile, d / 16 * (kTile / kEach), tile.head_dim / kEach);
     for (std::int32_t panel = 0; panel < kPanels; ++panel) {
         const std::uint8_t *from = value_words(tile, kPanel / kEach * panel, kEach) + 4 * d;
-        for (std::int32_t t = kPanel * panel; t < kPanel * (panel + 1); t += kEach, from += 4 * tile.head_dim) {
+        for (std::int32_t t = kPanel * panel; t < kPanel * (panel + 1); t += kEach, from += 4 * tile.head_dim, next += 64) {
+            prefetch(next);
             if constexpr (N == Number::kF16) {
                 const auto *halves = reinterpret_cast<const std::uint16_t *>(from);
                 const F32x16 low = F32x16::load_f16(halves);
@@ -217,10 +232,15 @@ inline void score_code_panels(const Tile &tile, std::int32_t row, std::int32_t p
                               const float *added) {
     const std::int32_t words = tile.head_dim / neighbours(N);
     const std::uint8_t *from[std::size_t{Columns}];
-    for (int i = 0; i < Columns; ++i) from[i] = panel_of_keys(tile, panel + i, words);
+    const std::uint8_t *values[std::size_t{Columns}];
+    for (int i = 0; i < Columns; ++i) {
+        from[i] = panel_of_keys(tile, panel + i, words);
+        values[i] = panel_of_values(tile, panel + i);
+    }
     WideDot c[std::size_t{Rows}][std::size_t{Columns}];
     for (std::int32_t j = 0; j < words; ++j) {
         for (int i = 0; i < Columns; ++i) {
+            prefetch(values[i] + 64 * j);
             const U8x64 codes = U8x64::load(from[i] + 64 * j);
             for (int part = 0; part < kParts<N>; ++part) {
                 const U8x64 four = four_codes<N>(codes, part);
@@ -246,9 +266,6 @@ inline void score_codes(const Tile &tile, std::int32_t row) {
     WideRow wide[std::size_t{Rows}] = {};
     float added[std::size_t{Rows}] = {};
     for (std::int32_t panel = 0; panel < kPanels; panel += kColumnsHere) {
-        if (row == 0) {
-            for (int i = 0; i < kColumnsHere; ++i) prefetch_values(tile, panel + i, tile.head_dim * 4 / neighbours(N));
-        }
         const bool fresh = panel == 0 || (blocks && panel * kPanel % kKvBlock == 0);
         for (int r = 0; fresh && r < Rows; ++r) {
             const float *q = tile.q + (row + r) * tile.width;
@@ -294,9 +311,11 @@ inline void weigh_code_group(const Tile &tile, std::int32_t row, std::int32_t lo
     }
     for (std::int32_t d = low; d < high; d += 16) {
         WideDot c[std::size_t{Rows}];
+        const std::uint8_t *next = next_key_line(tile, d / 16 * (kTile / kEach), tile.head_dim / kEach);
         for (std::int32_t panel = 0; panel < kPanels; ++panel) {
             const std::uint8_t *from = value_words(tile, kPanel / kEach * panel, kEach) + 4 * d;
-            for (std::int32_t t = kPanel * panel; t < kPanel * (panel + 1); t += kEach, from += 4 * tile.head_dim) {
+            for (std::int32_t t = kPanel * panel; t < kPanel * (panel + 1); t += kEach, from += 4 * tile.head_dim, next += 64) {
+                prefetch(next);
                 const U8x64 codes = U8x64::load(from);
                 for (int part = 0; part < kParts<N>; ++part) {
                     const U8x64 four = four_codes<N>(codes, part);
