@@ -191,26 +191,27 @@ on_gpu() {
 }
 
 dry_run() {
-  OUT=${OUT:-$WORK/dry-run} DRY=1 DEVICE=simt LIBRARY=$NATIVE
+  # A machine without a GPU is nobody's by the minute, but it may be busy.
+  OUT=${OUT:-$WORK/dry-run} DRY=1 DEVICE=simt LIBRARY=$NATIVE WHOLE=1500
   find_python ''
   start
   local tool
   [[ -f $NATIVE/libstrata_simt.so ]] || die "gpu: $NATIVE has no libstrata_simt.so, must have; run ./build.sh build"
   if [[ -f $NATIVE/libstrata_cuda.so ]]; then prepare >>"$OUT/log.txt" 2>&1; fi
-  phase environment 60 measure environment
-  phase probes 60 build_probes
+  phase environment 120 measure environment
+  phase probes 200 build_probes
   if [[ $1 != --no-build ]]; then
-    phase build 300 build_library
-    phase 'library, built here' 10 loads_here
+    phase build 900 build_library
+    phase 'library, built here' 60 loads_here
   fi
-  phase ceilings 30 measure ceilings
-  phase 'correctness, simt' 120 measure correctness --label shipped
+  phase ceilings 120 measure ceilings
+  phase 'correctness, simt' 400 measure correctness --label shipped
   DEVICE=cpu
-  phase 'correctness, cpu' 60 measure correctness --label shipped --sensitivity
+  phase 'correctness, cpu' 200 measure correctness --label shipped --sensitivity
   DEVICE=simt
-  for tool in memcheck racecheck; do phase "$tool" 25 sanitized "$tool"; done
-  phase sweep 175 measure sweep --seconds 160
-  phase profile 60 profiled
+  for tool in memcheck racecheck; do phase "$tool" 100 sanitized "$tool"; done
+  phase sweep 500 measure sweep --seconds 450
+  phase profile 200 profiled
   finish
 }
 
