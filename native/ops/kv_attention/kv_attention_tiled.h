@@ -19,9 +19,11 @@ constexpr std::int32_t kMostTiledRows = 8;
 #if defined(__AVX512F__)
 constexpr int kSumVectors = 8; // sums that are under way together: enough to hide a multiply-add's latency
 constexpr int kRowsAtOnce = 8;
+constexpr int kCodeRowsAtOnce = 8;
 #else
 constexpr int kSumVectors = 6; // twice as many registers
 constexpr int kRowsAtOnce = 4;
+constexpr int kCodeRowsAtOnce = 2; // four sums, four operands, two factors, their products and two masks
 #endif
 
 /// Panels of scores, or vectors of channels, that Rows rows take together.
@@ -32,12 +34,12 @@ inline bool takes_tiled(const Tile &tile, const TileSource &source) {
     return source.layout == STRATA_KV_TILED && source.format != STRATA_KV_F8 && tile.rows <= kMostTiledRows && tile.whole();
 }
 
-/// body(std::integral_constant<int, rows>, first row) for runs of at most kRowsAtOnce rows.
-template <class Body>
+/// body(std::integral_constant<int, rows>, first row) for runs of at most AtOnce rows.
+template <int AtOnce, class Body>
 inline void for_row_runs(std::int32_t rows, Body &&body) {
-    for (std::int32_t row = 0; row < rows; row += kRowsAtOnce) {
-        with_rows(rows - row < kRowsAtOnce ? rows - row : kRowsAtOnce, [&](auto count) {
-            if constexpr (count() <= kRowsAtOnce) body(count, row);
+    for (std::int32_t row = 0; row < rows; row += AtOnce) {
+        with_rows(rows - row < AtOnce ? rows - row : AtOnce, [&](auto count) {
+            if constexpr (count() <= AtOnce) body(count, row);
         });
     }
 }
@@ -333,33 +335,36 @@ inline void weigh_code_group(const Tile &tile, std::int32_t row, std::int32_t lo
 
 // ---- the two products ----------------------------------------------------------------------------------------------
 
+template <Number N>
+inline constexpr bool kIsFloat = N == Number::kF32 || N == Number::kF16 || N == Number::kBf16;
+
 inline void score_tiled(const Tile &tile) {
     with_number(tile.keys, [&](auto number) {
         constexpr Number kNumber = decltype(number)::value;
-        for_row_runs(tile.rows, [&](auto count, std::int32_t row) {
-            if constexpr (kNumber == Number::kF32 || kNumber == Number::kF16 || kNumber == Number::kBf16) {
-                score_floats<count(), kNumber>(tile, row);
-            } else if constexpr (kNumber != Number::kF8) {
-                score_codes<count(), kNumber>(tile, row);
-            }
-        });
+        if constexpr (kIsFloat<kNumber>) {
+            for_row_runs<kRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) { score_floats<count(), kNumber>(tile, row); });
+        } else if constexpr (kNumber != Number::kF8) {
+            for_row_runs<kCodeRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) { score_codes<count(), kNumber>(tile, row); });
+        }
     });
 }
 
 inline void weigh_tiled(const Tile &tile) {
     with_number(tile.values, [&](auto number) {
         constexpr Number kNumber = decltype(number)::value;
-        for_row_runs(tile.rows, [&](auto count, std::int32_t row) {
-            if constexpr (kNumber == Number::kF32 || kNumber == Number::kF16 || kNumber == Number::kBf16) {
+        if constexpr (kIsFloat<kNumber>) {
+            for_row_runs<kRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) {
                 for (std::int32_t d = 0; d < tile.head_dim; d += 16) weigh_float_column<count(), kNumber>(tile, row, d);
-            } else if constexpr (kNumber != Number::kF8) {
-                const std::int32_t width = kv_block_scaled(tile.values.format) ? kKvBlock : tile.head_dim;
+            });
+        } else if constexpr (kNumber != Number::kF8) {
+            const std::int32_t width = kv_block_scaled(tile.values.format) ? kKvBlock : tile.head_dim;
+            for_row_runs<kCodeRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) {
                 for (std::int32_t low = 0; low < tile.head_dim; low += width) {
                     const std::int32_t high = low + width < tile.head_dim ? low + width : tile.head_dim;
                     weigh_code_group<count(), kNumber>(tile, row, low, high, low / width);
                 }
-            }
-        });
+            });
+        }
     });
 }
 
