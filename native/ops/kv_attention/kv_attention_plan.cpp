@@ -80,16 +80,6 @@ std::int64_t choose_chunk(const KvAttentionProblem &p, const KvAttentionSplit &s
 
 } // namespace
 
-KvAttentionPlanBounds plan_bounds(const KvAttentionProblem &p, const KvAttentionSplit &split) {
-    const std::int64_t rows = p.tokens * p.group;
-    const std::int64_t tiles = smaller(rows, rows / smaller(split.few_rows, split.many_rows) + p.cache.batch) * p.cache.kv_heads;
-    const std::int64_t most_parts = ceil_div(p.max_length, p.batch_invariant ? split.fixed : split.least);
-    if (most_parts <= 1) return {tiles, 0, 0};
-    if (p.batch_invariant) return {tiles * most_parts, tiles, tiles * most_parts};
-    // Beside one item a tile there are at most `target` more, so at most `target` tiles have several, of 2 target items in all.
-    return {smaller(tiles * most_parts, tiles + split.target), smaller(tiles, split.target), smaller(tiles * most_parts, 2 * split.target)};
-}
-
 void build_plan(const KvAttentionProblem &p, const KvAttentionSplit &split, const KvAttentionPlan &plan) {
     const std::int64_t chunk = choose_chunk(p, split);
     KvAttentionPlanHeader header{};

@@ -70,7 +70,17 @@ struct KvAttentionPlanBounds {
                                          sizeof(std::int32_t));
     }
 };
-KvAttentionPlanBounds plan_bounds(const KvAttentionProblem &problem, const KvAttentionSplit &split);
+inline KvAttentionPlanBounds plan_bounds(const KvAttentionProblem &p, const KvAttentionSplit &split) {
+    const auto smaller = [](std::int64_t x, std::int64_t y) { return x < y ? x : y; };
+    const std::int64_t rows = p.tokens * p.group;
+    const std::int64_t tiles = smaller(rows, rows / smaller(split.few_rows, split.many_rows) + p.cache.batch) * p.cache.kv_heads;
+    const std::int64_t least = p.batch_invariant ? split.fixed : split.least;
+    const std::int64_t most_parts = (p.max_length + least - 1) / least;
+    if (most_parts <= 1) return {tiles, 0, 0};
+    if (p.batch_invariant) return {tiles * most_parts, tiles, tiles * most_parts};
+    // Beside one item a tile there are at most `target` more, so at most `target` tiles have several, of 2 target items in all.
+    return {smaller(tiles * most_parts, tiles + split.target), smaller(tiles, split.target), smaller(tiles * most_parts, 2 * split.target)};
+}
 
 /// The parts of a plan in memory of plan_bounds().words() words.
 struct KvAttentionPlan {

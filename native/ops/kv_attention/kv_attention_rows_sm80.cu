@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// kv_attention: the kernels for rows of 16-bit numbers.
+#include "ops/kv_attention/kv_attention_rows.cuh"
+
+#include "ops/kv_attention/kv_attention_gpu.h"
+
+namespace strata {
+
+namespace {
+
+/// Few rows wait for memory: as many stages as fit twice into a multiprocessor. Many rows wait for the tensor cores.
+constexpr int stages_of(int dim, bool few) { return dim > 128 ? 1 : few ? 3 : 2; }
+
+template <int Dim>
+SmemLayout layout_of(bool few, bool split) {
+    constexpr int kUnit = RowSource<Dim, false, true>::kUnitBytes;
+    SmemLayout at{};
+    at.key_unit = kUnit;
+    at.value_unit = kUnit;
+    at.stages = stages_of(Dim, few);
+    at.infos = 2 * at.stages * kUnit;
+    at.queries = at.infos + (at.stages + 1) * static_cast<std::int32_t>(sizeof(typename RowSource<Dim, false, true>::Info));
+    at.total = at.queries + (RowSource<Dim, false, true>::kQueryInSmem ? query_bytes(Dim, few ? 1 : kWarps, split) : 0);
+    const auto end = static_cast<std::int32_t>(sizeof(EndSmem<Dim>));
+    if (at.total < end) at.total = end;
+    return at;
+}
+
+template <int Dim, bool Bf16>
+int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
+    const auto bytes = static_cast<std::size_t>(params.smem.total);
+    if (params.few_kernel) return GPU_LAUNCH((kv_attention_mma_rows_kernel<Dim, Bf16, true>), grid, kThreads, bytes, stream, params);
+    return GPU_LAUNCH((kv_attention_mma_rows_kernel<Dim, Bf16, false>), grid, kThreads, bytes, stream, params);
+}
+
+} // namespace
+
+SmemLayout rows_layout(const KvAttentionProblem &p, bool few, bool split) {
+    if (!p.cache.plain() || p.cache.layout == STRATA_KV_TILED || p.cache.keys.dtype == STRATA_DTYPE_F32 || p.cache.head_dim % kChunk != 0 ||
+        p.cache.head_dim > 256 || !wide_rows(p.cache.keys) || !wide_rows(p.cache.values)) {
+        return SmemLayout{};
+    }
+    return p.cache.head_dim <= 64 ? layout_of<64>(few, split) : p.cache.head_dim <= 128 ? layout_of<128>(few, split) : layout_of<256>(few, split);
+}
+
+int launch_rows(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
+    const bool bf16 = params.cache.dtype == STRATA_DTYPE_BF16;
+    const int dim = params.cache.head_dim;
+    if (dim <= 64) return bf16 ? launch<64, true>(grid, stream, params) : launch<64, false>(grid, stream, params);
+    if (dim <= 128) return bf16 ? launch<128, true>(grid, stream, params) : launch<128, false>(grid, stream, params);
+    return bf16 ? launch<256, true>(grid, stream, params) : launch<256, false>(grid, stream, params);
+}
+
+} // namespace strata
