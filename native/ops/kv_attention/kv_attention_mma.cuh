@@ -76,6 +76,12 @@ struct EndSmem {
     float weights[std::size_t{kRows}];
 };
 
+/// Bytes of EndSmem; and of its rows alone, past which operands may be written while turned rows are read.
+constexpr int end_bytes(int dim) {
+    return static_cast<int>(dim == 64 ? sizeof(EndSmem<64>) : dim == 128 ? sizeof(EndSmem<128>) : sizeof(EndSmem<256>));
+}
+constexpr int turned_bytes(int dim) { return kWarps * 16 * (dim + 4) * static_cast<int>(sizeof(float)); }
+
 /// The rows of q, turned, into shared memory.
 template <class Source>
 GPU_DEVICE void stage_query(const AttentionParams &p, const Work &work, float *rows) {

@@ -20,9 +20,9 @@ SmemLayout layout_of(bool few, bool split) {
     at.stages = stages_of(Dim, few);
     at.infos = 2 * at.stages * kUnit;
     at.queries = at.infos + (at.stages + 1) * static_cast<std::int32_t>(sizeof(typename RowSource<Dim, false, true>::Info));
+    if (at.queries < turned_bytes(Dim)) at.queries = turned_bytes(Dim);
     at.total = at.queries + (RowSource<Dim, false, true>::kQueryInSmem ? query_bytes(Dim, few ? 1 : kWarps, split) : 0);
-    const auto end = static_cast<std::int32_t>(sizeof(EndSmem<Dim>));
-    if (at.total < end) at.total = end;
+    if (at.total < end_bytes(Dim)) at.total = end_bytes(Dim);
     return at;
 }
 
@@ -40,15 +40,20 @@ SmemLayout rows_layout(const KvAttentionProblem &p, bool few, bool split) {
         p.cache.head_dim > 256 || !wide_rows(p.cache.keys) || !wide_rows(p.cache.values)) {
         return SmemLayout{};
     }
-    return p.cache.head_dim <= 64 ? layout_of<64>(few, split) : p.cache.head_dim <= 128 ? layout_of<128>(few, split) : layout_of<256>(few, split);
+    switch (padded_dim(p.cache.head_dim)) {
+    case 64: return layout_of<64>(few, split);
+    case 128: return layout_of<128>(few, split);
+    default: return layout_of<256>(few, split);
+    }
 }
 
 int launch_rows(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     const bool bf16 = params.cache.dtype == STRATA_DTYPE_BF16;
-    const int dim = params.cache.head_dim;
-    if (dim <= 64) return bf16 ? launch<64, true>(grid, stream, params) : launch<64, false>(grid, stream, params);
-    if (dim <= 128) return bf16 ? launch<128, true>(grid, stream, params) : launch<128, false>(grid, stream, params);
-    return bf16 ? launch<256, true>(grid, stream, params) : launch<256, false>(grid, stream, params);
+    switch (padded_dim(params.cache.head_dim)) {
+    case 64: return bf16 ? launch<64, true>(grid, stream, params) : launch<64, false>(grid, stream, params);
+    case 128: return bf16 ? launch<128, true>(grid, stream, params) : launch<128, false>(grid, stream, params);
+    default: return bf16 ? launch<256, true>(grid, stream, params) : launch<256, false>(grid, stream, params);
+    }
 }
 
 } // namespace strata

@@ -8,6 +8,7 @@
 // Kernels  16-bit rows or swizzled pages, tiled pages, and a plain one for everything else; each as a launch for items with few rows
 //          and one for items with many. A third adds partial results, a fourth the probabilities of keys.
 #include "ops/kv_attention/kv_attention_gpu.h"
+#include "ops/kv_attention/kv_attention_merge.cuh"
 #include "ops/kv_attention/kv_attention_plain.cuh"
 #include "ops/kv_attention/kv_attention_plan.cuh"
 
@@ -15,7 +16,25 @@ namespace strata {
 
 namespace {
 
-enum class Family { kPlain, kRows };
+/// The kernels of a cache.
+struct Family {
+    const char *impl;
+    SmemLayout (*layout)(const KvAttentionProblem &problem, bool few, bool split); // null: the plain kernel
+    int (*launch)(gpu::Dim3 grid, void *stream, const AttentionParams &params);
+};
+constexpr Family kRowsFamily{GPU_IMPL_NAME("kv_attention") "_rows", rows_layout, launch_rows};
+constexpr Family kWordsFamily{GPU_IMPL_NAME("kv_attention") "_words", words_layout, launch_words};
+constexpr Family kPlainFamily{GPU_IMPL_NAME("kv_attention") "_plain", nullptr, nullptr};
+
+const Family &family_of(const KvAttentionProblem &p, bool split) {
+    const auto fits = [&](const Family &family) {
+        const auto bytes = static_cast<std::size_t>(family.layout(p, true, split).total);
+        return bytes > 0 && bytes <= gpu::kPortableSmemBytes;
+    };
+    if (fits(kRowsFamily)) return kRowsFamily;
+    if (fits(kWordsFamily)) return kWordsFamily;
+    return kPlainFamily;
+}
 
 std::int64_t smaller(std::int64_t x, std::int64_t y) { return x < y ? x : y; }
 
@@ -27,11 +46,10 @@ std::int64_t most_items(const KvAttentionProblem &p, const KvAttentionSplit &spl
     return p.batch_invariant ? tiles * parts : smaller(tiles * parts, tiles + split.target);
 }
 
-/// Products in the type of the keys, codes in f16: does q need two terms? Block scales are folded into q, whose rounding hides the second.
+/// Products are in the type of the keys, those of codes in f16: does q need two terms?
 bool needs_split(const KvAttentionProblem &p) {
-    if (kv_block_scaled(p.cache.key_format)) return false;
     if (p.cache.keys.dtype == STRATA_DTYPE_BF16) return p.q.dtype != STRATA_DTYPE_BF16;
-    return p.q.dtype == STRATA_DTYPE_F32;
+    return p.q.dtype == STRATA_DTYPE_F32; // bf16 in f16 is exact from 2^-17 up to 65504
 }
 
 AttentionParams parameters(const Exec &exec, const KvAttentionProblem &p, const KvAttentionPlanBounds &bounds, void *plan) {
@@ -101,26 +119,26 @@ Status launch_plan(const Exec &exec, const KvAttentionProblem &p, const KvAttent
 }
 
 /// One launch for the items of one kind; where the kernel for many rows needs too much memory, that for few takes them in four parts.
-Status launch_items(const Exec &exec, const KvAttentionProblem &p, Family family, std::int64_t items, bool few, AttentionParams params) {
+Status launch_items(const Exec &exec, const KvAttentionProblem &p, const Family &family, std::int64_t items, bool few, AttentionParams params) {
     const int rows = few ? kFewRows : kManyRows;
     const auto blocks = static_cast<int>(items);
     params.few = few;
-    if (family == Family::kPlain) {
+    if (family.layout == nullptr) {
         const gpu::Dim3 grid(blocks, rows / kPlainRows);
         return launched("kv_attention",
                         GPU_LAUNCH(kv_attention_plain_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim), exec.stream, params));
     }
     params.few_kernel = few;
-    params.smem = rows_layout(p, few, params.q_split);
+    params.smem = family.layout(p, few, params.q_split);
     if (static_cast<std::size_t>(params.smem.total) > gpu::kPortableSmemBytes) {
         params.few_kernel = true;
-        params.smem = rows_layout(p, true, params.q_split);
+        params.smem = family.layout(p, true, params.q_split);
     }
     const gpu::Dim3 grid(blocks, params.few_kernel ? rows / kFewRows : 1);
-    return launched("kv_attention", launch_rows(grid, exec.stream, params));
+    return launched("kv_attention", family.launch(grid, exec.stream, params));
 }
 
-Status launch_attention(const Exec &exec, const KvAttentionProblem &p, Family family, const KvAttentionSplit &split,
+Status launch_attention(const Exec &exec, const KvAttentionProblem &p, const Family &family, const KvAttentionSplit &split,
                         const KvAttentionPlanBounds &bounds, const AttentionParams &params) {
     const std::int64_t rows = p.tokens * p.group;
     const std::int64_t batch = p.cache.batch;
@@ -154,8 +172,8 @@ Status kv_attention_gpu(Exec &exec, const void *problem) {
         return fail(STRATA_E_SHAPE, "kv_attention: plan.shape[0] is ", p.plan.shape[0], ", must be at least ", bounds.words(),
                     "; ask strata_kv_attention_plan_words");
     }
-    const Family family = rows_layout(p, true, needs_split(p)).total > 0 ? Family::kRows : Family::kPlain;
-    exec.impl = family == Family::kRows ? GPU_IMPL_NAME("kv_attention") "_rows" : GPU_IMPL_NAME("kv_attention") "_plain";
+    const Family &family = family_of(p, needs_split(p));
+    exec.impl = family.impl;
 
     // By q_heads, so that the bound does not fall where more KV heads make the groups smaller.
     const std::int64_t partial_rows = p.tokens * p.q_heads <= split.few_limit ? kFewRows : kManyRows;
