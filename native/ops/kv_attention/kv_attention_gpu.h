@@ -13,6 +13,9 @@ SmemLayout words_layout(const KvAttentionProblem &problem, bool few, bool split)
 int launch_rows(gpu::Dim3 grid, void *stream, const AttentionParams &params);
 int launch_words(gpu::Dim3 grid, void *stream, const AttentionParams &params);
 
+/// Adds exp(s - lse) of every row to params.probability; after the attention itself.
+int launch_probability(const KvAttentionProblem &problem, void *stream, AttentionParams params);
+
 /// Channels of the kernels' tiles.
 constexpr int padded_dim(int head_dim) { return head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256; }
 

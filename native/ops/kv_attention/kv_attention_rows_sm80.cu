@@ -8,8 +8,8 @@ namespace strata {
 
 namespace {
 
-/// Few rows wait for memory: as many stages as fit twice into a multiprocessor. Many rows wait for the tensor cores.
-constexpr int stages_of(int dim, bool few) { return dim > 128 ? 1 : few ? 3 : 2; }
+/// Two blocks a multiprocessor have 2 (2 stages - 1) units of 64 rows under way: 96 KiB at 128 channels.
+constexpr int stages_of(int dim, bool few) { return dim > 128 ? 1 : dim > 64 || !few ? 2 : 3; }
 
 template <int Dim>
 SmemLayout layout_of(bool few, bool split) {

@@ -48,6 +48,7 @@ std::int64_t most_items(const KvAttentionProblem &p, const KvAttentionSplit &spl
 
 /// Products are in the type of the keys, those of codes in f16: does q need two terms?
 bool needs_split(const KvAttentionProblem &p) {
+    if (p.cache.rotation != 0) return true; // turned in fp32
     if (p.cache.keys.dtype == STRATA_DTYPE_BF16) return p.q.dtype != STRATA_DTYPE_BF16;
     return p.q.dtype == STRATA_DTYPE_F32; // bf16 in f16 is exact from 2^-17 up to 65504
 }
@@ -193,7 +194,8 @@ Status kv_attention_gpu(Exec &exec, const void *problem) {
         if (!p.plan.present()) TRY(launch_plan(exec, p, split, bounds, plan));
         TRY(launch_attention(exec, p, family, split, bounds, params));
     }
-    return STRATA_OK;
+    if (!p.key_probability.present() || p.max_length == 0) return STRATA_OK;
+    return launched("kv_attention", launch_probability(p, exec.stream, params));
 }
 
 } // namespace strata

@@ -16,9 +16,9 @@
 // In shared memory a row of K has 4 chunks of 16 bytes and chunk c lies at c ^ 2 (row / 2 % 2); a row of V has Dim / 4 and chunk c lies
 // at c ^ 2 q, q the lane that the row is for. Both make the lanes of one access meet different banks.
 //
-// Scales: a token's scale of K multiplies its scores, in fp32. A block's scales of K are folded into q (4 products a step, where the codes
-// of the step would need 8), its middle values are one more column of the product, equal in all lanes. Scales of V multiply the codes,
-// not P: P times a small scale would leave the range of fp16.
+// Scales: a token's scale of K multiplies its scores, in fp32. A block's scales of K are folded into q, what that rounds away is a second
+// term, so that scores are as exact as with fp32 keys; its middle values are one more column of the product, equal in all lanes. (Scaled
+// codes would need fewer instructions, but round.) Scales of V multiply the codes, not P: P times a small scale would leave the range of fp16.
 #pragma once
 
 #include "ops/kv_attention/kv_attention_mma.cuh"
@@ -252,7 +252,7 @@ struct WordSource {
         }
     }
 
-    /// Codes with a scale and a zero point a channel: q times the scale, and q times the zero points in every column of one more tile.
+    /// Codes with a scale and a zero point a channel: q times the scale, and q times the middle values in every column of one more tile.
     template <Codes C, class QueryOperands>
     GPU_DEVICE void fold_step(const QueryOperands &query, int kk, const uint32_t (&scales)[2], const uint32_t (&zeros)[2],
                               const uint32_t (&b0)[std::size_t{T}], const uint32_t (&b1)[std::size_t{T}], float (&s)[std::size_t{T}][4],
@@ -267,14 +267,14 @@ struct WordSource {
         for (int i = 0; i < 4; ++i) folded[i] = gpu::hmul2(a[i], scales[i >> 1]);
         GPU_UNROLL
         for (int j = 0; j < T; ++j) gpu::mma_f16(s[j], folded, b0[j], b1[j]);
-        if (!p.q_split) return;
-        uint32_t rest[4];
-        query.get_rest(kk, rest);
-        gpu::mma_f16(zero, rest, middle[0], middle[1]);
+        uint32_t rest[4] = {0, 0, 0, 0};
+        if (p.q_split) {
+            query.get_rest(kk, rest);
+            gpu::mma_f16(zero, rest, middle[0], middle[1]);
+        }
         GPU_UNROLL
         for (int i = 0; i < 4; ++i) { // what folding rounded away, and the second term of q
-            const uint32_t lost = gpu::hfma2(a[i], scales[i >> 1], folded[i] ^ 0x80008000u);
-            rest[i] = gpu::hfma2(rest[i], scales[i >> 1], lost);
+            rest[i] = gpu::hfma2(rest[i], scales[i >> 1], gpu::hfma2(a[i], scales[i >> 1], folded[i] ^ 0x80008000u));
         }
         GPU_UNROLL
         for (int j = 0; j < T; ++j) gpu::mma_f16(s[j], rest, b0[j], b1[j]);
