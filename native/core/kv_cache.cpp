@@ -66,8 +66,8 @@ Status check_layout(const CheckMode &mode, const char *name, const View &pool, s
         return fail(STRATA_E_SHAPE, mode.op, ": ", name, ".stride[2] is ", pool.stride[2], ", must be shape[3] = ", pool.shape[3],
                     " in this layout; the block of a page is dense");
     }
+    TRY(check_equal(mode, "cache.keys.shape[2] (page_size) modulo 16", view.page_size % 16, "0", 0, "such pages hold whole tiles of 16 slots"));
     if (view.layout == STRATA_KV_TILED) {
-        TRY(check_equal(mode, "cache.keys.shape[2] (page_size) modulo 16", view.page_size % 16, "0", 0, "tiled pages hold whole tiles of 16 slots"));
         return check_equal(mode, "cache head_dim modulo 16", view.head_dim % 16, "0", 0, "tiled pages hold whole words; keep other widths in rows");
     }
     if (format != STRATA_KV_PLAIN || dtype_bytes(pool.dtype) != 2) {
@@ -303,6 +303,12 @@ Status check_rope(const CheckMode &mode, const strata_rope_params &rope, std::in
         }
     }
     return STRATA_OK;
+}
+
+Status check_frequency_factors(const CheckMode &mode, const strata_tensor &tensor, const strata_rope_params &rope, View *factors) {
+    TRY(check_optional_tensor(mode, "frequency_factors", tensor, 1, kF32, Access::kRead, factors));
+    if (!factors->present()) return STRATA_OK;
+    return check_equal(mode, "frequency_factors.shape[0]", factors->shape[0], "rope.dims / 2", rope.dims / 2, "pass one factor per pair that turns");
 }
 
 } // namespace strata

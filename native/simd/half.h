@@ -60,4 +60,14 @@ static inline std::uint16_t f32_to_bf16(float value) {
     return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+/// OCP E4M3: bias 7, no infinity, 0x7f and 0xff are NaN.
+static inline float f8e4m3_to_f32(std::uint8_t code) {
+    const std::uint32_t sign = static_cast<std::uint32_t>(code & 0x80u) << 24;
+    const std::uint32_t exponent = (code >> 3) & 15u;
+    const std::uint32_t mantissa = code & 7u;
+    if ((code & 0x7fu) == 0x7fu) return bits_to_f32(sign | 0x7fc00000u);
+    if (exponent == 0) return bits_to_f32(sign | f32_to_bits(static_cast<float>(mantissa) * 0.001953125F)); // 2^-9, exact
+    return bits_to_f32(sign | ((exponent + 120u) << 23) | (mantissa << 20));
+}
+
 } // namespace strata

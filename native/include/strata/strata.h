@@ -268,7 +268,7 @@ enum strata_kv_layout {
     STRATA_KV_ROWS = 0,     /**< Slot after slot, d numbers each; any strides, so pools of other engines (NHD, HND) are read in place. Not for block formats. */
     STRATA_KV_TILED = 1,    /**< Pages of one dense block. Keys: words [page_size / 16][d / E][16 slots], a word = E channels of a slot. Values: words [page_size / E][d], a word = E slots of a channel.
                                  4-bit words: byte i holds neighbour i in its low and neighbour i + 4 in its high nibble. page_size and d multiples of 16. The fast one on CPUs; all block formats have it. */
-    STRATA_KV_SWIZZLED = 2  /**< 16-bit types, d a multiple of 64, dense pages: [d / 64][page_size][64], where the 16-byte chunk c of slot r lies at chunk c ^ (r & 7). The fast one on GPUs. */
+    STRATA_KV_SWIZZLED = 2  /**< 16-bit types, d a multiple of 64, page_size of 16, dense pages: [d / 64][page_size][64], where the 16-byte chunk c of slot r lies at chunk c ^ (r & 7). The fast one on GPUs. */
 };
 
 /** A paged KV cache of one layer, for a batch of sequences. Pages belong to one KV head where heads_in_page is 1; table and lengths are per (sequence, KV head).

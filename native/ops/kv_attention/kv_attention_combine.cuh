@@ -61,13 +61,13 @@ GPU_DEVICE void write_result(const AttentionParams &p, const Work &work, int r, 
     store_element(p.out_dtype, p.out, token_of(p, work, r) * p.out_token + head_of(p, work, r) * p.out_head + channel, value);
 }
 
-/// One channel of a tile's row r: a result, or a part of one that the merge will add. `item_row` is the row within its item.
-GPU_DEVICE void emit(const AttentionParams &p, const Work &work, int r, int item_row, int channel, float o, const RowState &state) {
+/// One channel of a tile's row r: a result, or a part of one that the merge will add.
+GPU_DEVICE void emit(const AttentionParams &p, const Work &work, int r, int channel, float o, const RowState &state) {
     if (work.partial < 0) {
         write_result(p, work, r, channel, o, state);
         return;
     }
-    const int64_t at = int64_t{work.partial} * p.partial_rows + item_row;
+    const int64_t at = int64_t{work.partial} + r;
     p.partial_o[at * p.cache.head_dim + channel] = o;
     if (channel == 0) {
         float *numbers = p.partial_state + at * kStateNumbers;

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// kv_attention on the CPU: out = softmax(scale q K^T) V over paged K and V, with online softmax in tiles of 64 slots.
+// kv_attention on the CPU: out = softmax(s) V over paged K and V, with online softmax in tiles of 64 slots.
 //
 // Shapes   q, out [tokens, q_heads, head_dim]; K, V pages [page_size, head_dim]; lse [tokens, q_heads].
 // Bound    decode: bytes of K and V, each read once for the whole group of query heads; prefill: multiply-adds.
-// Split    The rows of one (sequence, KV head) are its tokens times its query heads, head innermost: 48 rows a block.
-//          An item is one block against one range of slots. Ranges exist only where blocks are few:
-//
-//              slots  0 ........ chunk ........ 2 chunk ... length
-//              block  | item 0   | item 1       | item 2  |       partial (max, sum, o) each, merged in this order
-//
-//          Blocks and ranges follow from the shapes and the lengths, never from the number of threads.
+// Split    kv_attention_plan.h: an item is a tile of up to 48 rows of one (sequence, KV head) against one run of slots. Items follow from the shapes
+// and
+//          the lengths, never from the number of threads; partial results of a tile are merged in the order of its slots.
+// Index    r row of the tile, t slot of the tile, d channel.
 #include "core/thread_pool.h"
-#include "ops/kv_attention/kv_attention.h"
-#include "ops/kv_attention/kv_attention_tile.h"
+#include "ops/kv_attention/kv_attention_plan.h"
+#include "ops/kv_attention/kv_attention_rows.h"
+#include "ops/kv_attention/kv_attention_softmax.h"
+#include "ops/kv_attention/kv_attention_source.h"
+#include "ops/kv_attention/kv_attention_tiled.h"
 
 #include <cmath>
 
@@ -20,93 +20,81 @@ namespace strata::STRATA_ISA_NAMESPACE {
 
 namespace {
 
-constexpr std::int64_t kItemsWanted = 64;    // enough for the cores of a large machine
-constexpr std::int64_t kSlotsPerRange = 256; // 64 KiB and more of K and V for a partial result of a few KiB
+constexpr std::int64_t kSlotsPerSum = 256; // slots whose probabilities one item sums
+static_assert(kCpuSplit.many_rows == kBlockRows && kSlotsPerSum % kTile == 0);
 
 constexpr std::int64_t ceil_div(std::int64_t x, std::int64_t y) { return (x + y - 1) / y; }
+constexpr std::int64_t smaller(std::int64_t x, std::int64_t y) { return x < y ? x : y; }
+constexpr std::int64_t larger(std::int64_t x, std::int64_t y) { return x > y ? x : y; }
 
-/// Rows times ranges that can need a partial result. Ranges are ceil(64 / (kv_heads blocks)) at most and a block has 48
-/// rows at most, so their product stays below rows + 64 * 48, and rows below 64 * 48 where there is more than one range.
-std::int64_t most_partials(const KvAttentionProblem &p) {
-    constexpr std::int64_t kLimit = kItemsWanted * kBlockRows;
-    const std::int64_t ranges = ceil_div(p.max_length, kSlotsPerRange);
-    const std::int64_t rows = p.tokens * p.q_heads;
-    if (ranges <= 1 || rows == 0) return 0;
-    const std::int64_t bound = (rows < kLimit ? rows : kLimit) + kLimit;
-    return rows < bound && rows * ranges < bound ? rows * ranges : bound;
-}
+/// Running sums of a row: exp(s - max) over all slots so far, and over those before the sequence's own new tokens.
+struct RowState {
+    float max, sum;
+    float past_max, past_sum;
+};
 
 /// What all items share.
 struct Run {
     const KvAttentionProblem &p;
-    std::int64_t width;        // head_dim in whole vectors, as floats
-    std::int64_t *first_block; // [batch + 1]
-    float *scratch;            // [threads][Tile::floats(width)]
-    float *partial_o;          // [tokens * q_heads][ranges][width]
-    float *partial_state;      // [tokens * q_heads][ranges][max, sum]
-    std::int64_t blocks = 0;
-    std::int64_t ranges = 1; // at most, of any length
-
-    std::int64_t first_row(std::int64_t sequence) const {
-        if (!p.row_offsets.present()) return sequence == 0 ? 0 : p.tokens;
-        return static_cast<const std::int32_t *>(p.row_offsets.data)[sequence * p.row_offsets.stride[0]];
-    }
-
-    /// Slots of one range of a length: whole tiles, so that a tile is never cut.
-    std::int64_t range_slots(std::int64_t length) const {
-        const std::int64_t wanted = ceil_div(length, kSlotsPerRange);
-        const std::int64_t count = wanted < ranges ? wanted : ranges;
-        return count <= 1 ? (length > 0 ? length : 1) : ceil_div(ceil_div(length, count), kTile) * kTile;
-    }
+    std::int64_t width; // head_dim in whole vectors
+    KvAttentionPlan plan;
+    float *scratch;     // [threads][Tile::floats(width)]
+    float *partial_o;   // [rows of partial results][width]
+    RowState *partials; // [rows of partial results]
+    float *lse;         // [tokens][q_heads], only if probabilities are wanted
 };
 
-/// Rows [first, first + count) of the (sequence, KV head) that one block has.
+/// Rows [row, row + count) of one (sequence, KV head).
 struct Block {
-    std::int64_t sequence;
-    std::int64_t head;
-    std::int64_t token;  // the sequence's first row in q
-    std::int64_t tokens; // of the sequence
-    std::int64_t first;
+    std::int64_t sequence, head;
+    std::int64_t token, tokens; // the sequence's first row in q, and how many
+    std::int64_t row;
     std::int32_t count;
     std::int64_t length;
-    std::int64_t range_slots;
 
-    std::int64_t ranges() const { return length > range_slots ? ceil_div(length, range_slots) : 1; }
+    std::int64_t past() const { return length > tokens ? length - tokens : 0; } // slots before the sequence's own new tokens
 };
 
-Block find_block(const Run &run, std::int64_t block, std::int64_t head) {
-    std::int64_t low = 0;
-    std::int64_t high = run.p.cache.batch - 1;
-    while (low < high) { // the last sequence whose blocks begin at or before this one
-        const std::int64_t middle = (low + high + 1) / 2;
-        if (run.first_block[middle] <= block) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    Block found{};
-    found.sequence = low;
-    found.head = head;
-    found.token = run.first_row(low);
-    found.tokens = run.first_row(low + 1) - found.token;
-    found.first = (block - run.first_block[low]) * kBlockRows;
-    const std::int64_t left = found.tokens * run.p.group - found.first;
-    found.count = static_cast<std::int32_t>(left < kBlockRows ? left : kBlockRows);
-    found.length = run.p.cache.length(low, head);
-    found.range_slots = run.range_slots(found.length);
-    return found;
+Block find_block(const KvAttentionProblem &p, std::int64_t sequence, std::int64_t head, std::int64_t row, std::int32_t count) {
+    const std::int64_t token = p.first_row(sequence);
+    return {sequence, head, token, p.first_row(sequence + 1) - token, row, count, p.cache.length(sequence, head)};
 }
 
 /// Token and query head of a block's row r, as an index into [tokens][q_heads].
-std::int64_t token_of(const Run &run, const Block &block, std::int32_t r) { return block.token + (block.first + r) / run.p.group; }
-std::int64_t head_of(const Run &run, const Block &block, std::int32_t r) { return block.head * run.p.group + (block.first + r) % run.p.group; }
+std::int64_t token_of(const Run &run, const Block &block, std::int32_t r) { return block.token + (block.row + r) / run.p.group; }
+std::int64_t head_of(const Run &run, const Block &block, std::int32_t r) { return block.head * run.p.group + (block.row + r) % run.p.group; }
 
-/// Slots that row r of the block sees.
-std::int64_t visible(const Run &run, const Block &block, std::int32_t r) {
-    if (!run.p.causal) return block.length;
-    const std::int64_t last = block.length - block.tokens + (block.first + r) / run.p.group;
-    return last < 0 ? 0 : last + 1;
+/// The slot of row r's own token: a causal row sees up to it.
+std::int64_t own_slot(const Run &run, const Block &block, std::int32_t r) { return block.length - block.tokens + (block.row + r) / run.p.group; }
+
+/// The slots of 64 from `first` that row r sees, within [low, high).
+std::uint64_t seen_slots(const Run &run, const Block &block, std::int32_t r, std::int64_t first, std::int64_t low, std::int64_t high) {
+    const std::int64_t visible = run.p.causal ? larger(0, own_slot(run, block, r) + 1) : block.length;
+    std::uint64_t seen = bit_run(low - first, smaller(high, visible) - first);
+    if (run.p.window > 0) {
+        const std::int64_t start = larger(0, smaller(visible, block.length) - run.p.window);
+        seen &= ~bit_run(smaller(run.p.window_sinks, start) - first, start - first);
+    }
+    return seen;
+}
+
+/// The normalised Walsh-Hadamard transform of each n channels; its own inverse.
+void rotate(float *x, std::int32_t channels, std::int32_t n) {
+    const float norm = 1.0F / std::sqrt(static_cast<float>(n));
+    for (std::int32_t first = 0; first < channels; first += n) {
+        float *y = x + first;
+        for (std::int32_t h = 1; h < n; h *= 2) {
+            for (std::int32_t i = 0; i < n; i += 2 * h) {
+                for (std::int32_t j = i; j < i + h; ++j) {
+                    const float a = y[j];
+                    const float b = y[j + h];
+                    y[j] = a + b;
+                    y[j + h] = a - b;
+                }
+            }
+        }
+        for (std::int32_t j = 0; j < n; ++j) y[j] *= norm;
+    }
 }
 
 void load_queries(const Run &run, const Block &block, Tile &tile) {
@@ -114,12 +102,13 @@ void load_queries(const Run &run, const Block &block, Tile &tile) {
     const F32x16 scale = F32x16::set(run.p.scale);
     for (std::int32_t r = 0; r < block.count; ++r) {
         const std::int64_t at = token_of(run, block, r) * q.stride[0] + head_of(run, block, r) * q.stride[1];
+        float *row = tile.q + r * run.width;
         for (std::int64_t d = 0; d < run.width; d += 16) {
-            const std::int64_t left = run.p.cache.head_dim - d;
-            const F32x16 x = load_as_f32(q.dtype, q.data, at + d, static_cast<std::int32_t>(left < 16 ? left : 16));
-            (x * scale).store(tile.q + r * run.width + d);
+            const auto lanes = static_cast<std::int32_t>(smaller(16, run.p.cache.head_dim - d));
+            (load_as_f32(q.dtype, q.data, at + d, lanes) * scale).store(row + d);
             F32x16::zero().store(tile.o + r * run.width + d);
         }
+        if (run.p.cache.rotation != 0) rotate(row, run.p.cache.head_dim, run.p.cache.rotation);
     }
     for (std::int32_t r = 0; r < kBlockRows; ++r) {
         tile.max[r] = -__builtin_inff();
@@ -128,140 +117,218 @@ void load_queries(const Run &run, const Block &block, Tile &tile) {
     tile.rows = block.count;
 }
 
-/// Where the rows of slots [first, first + tile.slots) lie, and of the keys up to `end` that come next.
-void find_rows(const KvCacheView &cache, const Block &block, std::int64_t first, std::int64_t end, Tile &tile) {
-    const std::int32_t *table = cache.table_row(block.sequence, block.head);
-    const std::int64_t bytes = dtype_bytes(cache.keys.dtype);
-    const auto *keys = static_cast<const unsigned char *>(cache.keys.data);
-    const auto *values = static_cast<const unsigned char *>(cache.values.data);
-    const auto wanted = static_cast<std::int32_t>(end - first < kTile + kAhead ? end - first : kTile + kAhead);
-    std::int64_t page = first / cache.page_size;
-    std::int64_t in_page = first - page * cache.page_size;
-    std::int32_t t = 0;
-    for (; t < wanted; ++page, in_page = 0) {
-        const unsigned char *key = keys + cache.row(cache.keys, table[page], block.head, in_page) * bytes;
-        const unsigned char *value = values + cache.row(cache.values, table[page], block.head, in_page) * bytes;
-        for (; t < wanted && in_page < cache.page_size; ++t, ++in_page) {
-            tile.key_rows[t] = key;
-            if (t < kTile) tile.value_rows[t] = value;
-            key += cache.keys.stride[2] * bytes;
-            value += cache.values.stride[2] * bytes;
+// ---- one tile ------------------------------------------------------------------------------------------------------
+
+void score(Tile &tile) {
+    if (takes_rows(tile)) {
+        score_rows(tile);
+    } else if (takes_tiled(tile, tile.keys)) {
+        score_tiled(tile);
+    } else {
+        widen_keys(tile);
+        multiply_keys(tile);
+    }
+}
+
+void weigh(Tile &tile) {
+    if (takes_rows(tile)) {
+        weigh_value_rows(tile);
+    } else if (takes_tiled(tile, tile.values)) {
+        weigh_tiled(tile);
+    } else {
+        widen_values(tile);
+        weigh_values(tile);
+    }
+}
+
+/// The side array's bias of a tile's slots.
+const float *load_bias(const KvCacheView &cache, const TileSlots &at, float *bias) {
+    if (!cache.logit_bias.present()) return nullptr;
+    const std::int32_t *table = cache.table_row(at.sequence, at.head);
+    for (std::int32_t t = 0; t < kTile; ++t) {
+        const std::int64_t slot = at.first + (t < at.slots ? t : at.slots - 1);
+        const std::int64_t page = slot / cache.page_size;
+        bias[t] = static_cast<const float *>(cache.logit_bias.data)[cache.row(cache.logit_bias, table[page], at.head, slot - page * cache.page_size)];
+    }
+    return bias;
+}
+
+ScoreTerms terms_of(const Run &run, const Block &block) {
+    ScoreTerms terms{};
+    terms.softcap = run.p.softcap;
+    terms.alibi = run.p.alibi_slopes.present();
+    for (std::int32_t r = 0; terms.alibi && r < block.count; ++r) {
+        terms.slope[r] = static_cast<const float *>(run.p.alibi_slopes.data)[head_of(run, block, r) * run.p.alibi_slopes.stride[0]];
+        terms.at[r] = own_slot(run, block, r);
+    }
+    return terms;
+}
+
+/// body() with the tile's scores ready, for every tile of the slots [low, high).
+template <class Body>
+void for_each_tile(const Run &run, const Block &block, Tile &tile, ScoreTerms &terms, std::int64_t low, std::int64_t high, Body &&body) {
+    const KvCacheView &cache = run.p.cache;
+    // Tiles begin where panels and blocks do, and end where the keys' tail begins.
+    const std::int64_t step = kv_block_scaled(cache.key_format) ? kKvBlock : cache.layout == STRATA_KV_ROWS ? 1 : kPanel;
+    const std::int64_t paged = cache.paged_keys(static_cast<std::int32_t>(block.length));
+    std::uint16_t row_scales[2 * kTile];
+    float bias[kTile];
+    for (std::int64_t first = low / step * step; first < high;) {
+        const std::int64_t end = first < paged && paged < high ? paged : high;
+        const TileSlots at{block.sequence, block.head, first, end, static_cast<std::int32_t>(smaller(kTile, end - first))};
+        tile.first = first;
+        tile.slots = at.slots;
+        tile.seen_by_all = ~std::uint64_t{0};
+        for (std::int32_t r = 0; r < block.count; ++r) {
+            tile.seen[r] = seen_slots(run, block, r, first, low, end);
+            tile.seen_by_all &= tile.seen[r];
         }
-    }
-    for (; t < kTile + kAhead; ++t) {
-        tile.key_rows[t] = tile.key_rows[t - 1];
-        if (t < kTile) tile.value_rows[t] = tile.value_rows[t - 1];
+        find_tile(cache, at, row_scales, tile);
+        score(tile);
+        terms.bias = load_bias(cache, at, bias);
+        if (terms.any()) add_terms(tile, terms);
+        body();
+        first += at.slots;
     }
 }
 
-/// out = o / sum, lse = max + ln sum; a row that saw nothing is 0 and -inf.
-void finish_row(const Run &run, std::int64_t token, std::int64_t head, const float *o, float max, float sum) {
+// ---- results -------------------------------------------------------------------------------------------------------
+
+float log_of(float max, float sum) { return sum == 0.0F ? -__builtin_inff() : max + std::log(sum); }
+
+float *row_number(const View &view, std::int64_t token, std::int64_t head) {
+    return static_cast<float *>(view.data) + token * view.stride[0] + head * view.stride[1];
+}
+
+/// out = o / sum, lse = max + ln sum; a row that saw nothing is 0 and -inf. o may be changed.
+void finish_row(const Run &run, std::int64_t token, std::int64_t head, float *o, RowState state) {
     const View &out = run.p.out;
+    if (run.p.past_lse.present()) *row_number(run.p.past_lse, token, head) = log_of(state.past_max, state.past_sum);
+    F32x16 factor = F32x16::set(1.0F);
+    if (run.p.sink_logits.present()) {
+        const float sink = static_cast<const float *>(run.p.sink_logits.data)[head * run.p.sink_logits.stride[0]];
+        const float max = sink > state.max ? sink : state.max;
+        const float base = max == -__builtin_inff() ? 0.0F : max;
+        const float old = reduce_max(exp(F32x16::set(state.max - base)));
+        factor = F32x16::set(old);
+        state = {max, state.sum * old + reduce_max(exp(F32x16::set(sink - base))), 0.0F, 0.0F};
+    }
+    const F32x16 divisor = F32x16::set(state.sum == 0.0F ? 1.0F : state.sum);
+    for (std::int64_t d = 0; d < run.width; d += 16) (F32x16::load(o + d) * factor / divisor).store(o + d);
+    if (run.p.cache.rotation != 0) rotate(o, run.p.cache.head_dim, run.p.cache.rotation);
     const std::int64_t at = token * out.stride[0] + head * out.stride[1];
-    const F32x16 divisor = F32x16::set(sum == 0.0F ? 1.0F : sum);
     for (std::int64_t d = 0; d < run.p.cache.head_dim; d += 16) {
-        const std::int64_t left = run.p.cache.head_dim - d;
-        store_from_f32(out.dtype, out.data, at + d, F32x16::load(o + d) / divisor, static_cast<std::int32_t>(left < 16 ? left : 16));
+        store_from_f32(out.dtype, out.data, at + d, F32x16::load(o + d), static_cast<std::int32_t>(smaller(16, run.p.cache.head_dim - d)));
     }
-    if (run.p.lse.present()) {
-        auto *lse = static_cast<float *>(run.p.lse.data) + token * run.p.lse.stride[0] + head * run.p.lse.stride[1];
-        *lse = sum == 0.0F ? -__builtin_inff() : max + std::log(sum);
-    }
+    const float lse = log_of(state.max, state.sum);
+    if (run.p.lse.present()) *row_number(run.p.lse, token, head) = lse;
+    if (run.lse != nullptr) run.lse[token * run.p.q_heads + head] = lse;
 }
 
-std::int64_t partial_index(const Run &run, const Block &block, std::int32_t r, std::int64_t range) {
-    return (token_of(run, block, r) * run.p.q_heads + head_of(run, block, r)) * run.ranges + range;
-}
-
-void finish_item(const Run &run, const Block &block, std::int64_t range, const Tile &tile) {
+void run_item(const Run &run, const KvAttentionItem &item, float *scratch) {
+    const Block block = find_block(run.p, item.sequence, item.head, item.row, item.rows);
+    Tile tile;
+    tile.place(scratch, run.width, run.p.cache.head_dim);
+    load_queries(run, block, tile);
+    ScoreTerms terms = terms_of(run, block);
+    RowState past[kBlockRows];
+    const auto attend = [&](std::int64_t low, std::int64_t high) {
+        for_each_tile(run, block, tile, terms, low, high, [&] {
+            advance_softmax(tile);
+            weigh(tile);
+        });
+    };
+    // In the order of the slots, with a look at the sums where the past ends.
+    const std::int64_t border = run.p.past_lse.present() ? block.past() : 0;
+    const auto before = [&](std::int64_t slot) { return smaller(slot, border); };
+    const auto after = [&](std::int64_t slot) { return larger(slot, border); };
+    attend(0, before(item.sinks));
+    attend(before(item.begin), before(item.end));
+    for (std::int32_t r = 0; r < block.count; ++r) past[r] = {0.0F, 0.0F, tile.max[r], tile.sum[r]};
+    if (item.sinks > border) attend(border, item.sinks);
+    attend(after(item.begin), after(item.end));
     for (std::int32_t r = 0; r < block.count; ++r) {
-        const float *o = tile.o + r * run.width;
-        if (block.ranges() == 1) {
-            finish_row(run, token_of(run, block, r), head_of(run, block, r), o, tile.max[r], tile.sum[r]);
+        const RowState state{tile.max[r], tile.sum[r], past[r].past_max, past[r].past_sum};
+        float *o = tile.o + r * run.width;
+        if (item.partial < 0) {
+            finish_row(run, token_of(run, block, r), head_of(run, block, r), o, state);
             continue;
         }
-        const std::int64_t at = partial_index(run, block, r, range);
+        const std::int64_t at = std::int64_t{item.partial} + r;
         std::memcpy(run.partial_o + at * run.width, o, static_cast<std::size_t>(run.width) * sizeof(float));
-        run.partial_state[2 * at] = tile.max[r];
-        run.partial_state[2 * at + 1] = tile.sum[r];
+        run.partials[at] = state;
     }
 }
 
-template <std::int32_t Dtype>
-void run_item(const Run &run, const Block &block, std::int64_t range, float *scratch) {
-    if (range >= block.ranges()) return;
-    Tile tile;
-    tile.place(scratch, run.width);
-    load_queries(run, block, tile);
-    const std::int64_t seen = visible(run, block, block.count - 1);
-    const std::int64_t limit = (range + 1) * block.range_slots;
-    const std::int64_t end = seen < limit ? seen : limit;
-    for (std::int64_t first = range * block.range_slots; first < end; first += kTile) {
-        tile.slots = static_cast<std::int32_t>(end - first < kTile ? end - first : kTile);
-        for (std::int32_t r = 0; r < block.count; ++r) {
-            const std::int64_t ahead = visible(run, block, r) - first;
-            tile.counts[r] = ahead < 0 ? 0 : ahead < tile.slots ? static_cast<std::int32_t>(ahead) : tile.slots;
-        }
-        find_rows(run.p.cache, block, first, end, tile);
-        attend<Dtype>(tile, run.p.cache.head_dim);
+/// Adds the parts of a row in their order: o into `sum_o`, and what its sums come to.
+RowState merge_row(const Run &run, const KvAttentionMerge &merge, std::int32_t r, float *sum_o) {
+    const auto part = [&](std::int32_t i) { return merge.first + std::int64_t{i} * merge.rows + r; };
+    RowState all{-__builtin_inff(), 0.0F, -__builtin_inff(), 0.0F};
+    for (std::int32_t i = 0; i < merge.parts; ++i) {
+        const RowState &one = run.partials[part(i)];
+        all.max = one.max > all.max ? one.max : all.max;
+        all.past_max = one.past_max > all.past_max ? one.past_max : all.past_max;
     }
-    finish_item(run, block, range, tile);
+    const float base = all.max == -__builtin_inff() ? 0.0F : all.max;
+    const float past_base = all.past_max == -__builtin_inff() ? 0.0F : all.past_max;
+    for (std::int64_t d = 0; d < run.width; d += 16) F32x16::zero().store(sum_o + d);
+    for (std::int32_t i = 0; i < merge.parts; ++i) {
+        const RowState &one = run.partials[part(i)];
+        const F32x16 weight = exp(F32x16::set(one.max - base));
+        all.sum += one.sum * reduce_max(weight);
+        all.past_sum += one.past_sum * reduce_max(exp(F32x16::set(one.past_max - past_base)));
+        const float *o = run.partial_o + part(i) * run.width;
+        for (std::int64_t d = 0; d < run.width; d += 16) fma(F32x16::load(o + d), weight, F32x16::load(sum_o + d)).store(sum_o + d);
+    }
+    return all;
 }
 
-/// Adds the partial results of a block's rows in the order of their ranges.
-void merge_block(const Run &run, const Block &block, float *scratch) {
-    const std::int64_t ranges = block.ranges();
-    if (ranges == 1) return;
-    for (std::int32_t r = 0; r < block.count; ++r) {
-        const std::int64_t at = partial_index(run, block, r, 0);
-        const float *state = run.partial_state + 2 * at;
-        float max = state[0];
-        for (std::int64_t i = 1; i < ranges; ++i) max = state[2 * i] > max ? state[2 * i] : max;
-        const float base = max == -__builtin_inff() ? 0.0F : max;
-        float weights[kItemsWanted];
-        float sum = 0.0F;
-        for (std::int64_t i = 0; i < ranges; ++i) {
-            weights[i] = reduce_max(exp(F32x16::set(state[2 * i] - base)));
-            sum += state[2 * i + 1] * weights[i];
-        }
-        for (std::int64_t d = 0; d < run.width; d += 16) {
-            F32x16 o = F32x16::zero();
-            for (std::int64_t i = 0; i < ranges; ++i) {
-                o = fma(F32x16::load(run.partial_o + (at + i) * run.width + d), F32x16::set(weights[i]), o);
-            }
-            o.store(scratch + d);
-        }
-        finish_row(run, token_of(run, block, r), head_of(run, block, r), scratch, max, sum);
+void run_merge(const Run &run, const KvAttentionMerge &merge, float *scratch) {
+    const Block block = find_block(run.p, merge.sequence, merge.head, merge.row, merge.rows);
+    for (std::int32_t r = 0; r < merge.rows; ++r) {
+        const RowState state = merge_row(run, merge, r, scratch);
+        finish_row(run, token_of(run, block, r), head_of(run, block, r), scratch, state);
     }
 }
 
-void count_blocks(Run &run) {
+/// Probabilities of the slots [first, first + kSlotsPerSum) of one (sequence, head): K once more, all rows of the sequence in their order.
+void run_probabilities(const Run &run, std::int64_t sequence, std::int64_t head, std::int64_t first, float *scratch) {
     const KvAttentionProblem &p = run.p;
-    run.first_block[0] = 0;
-    for (std::int64_t b = 0; b < p.cache.batch; ++b) {
-        const std::int64_t rows = (run.first_row(b + 1) - run.first_row(b)) * p.group;
-        run.first_block[b + 1] = run.first_block[b] + ceil_div(rows, kBlockRows);
+    const std::int64_t rows = find_block(p, sequence, head, 0, 0).tokens * p.group;
+    const std::int64_t end = smaller(first + kSlotsPerSum, p.cache.length(sequence, head));
+    if (first >= end) return;
+    alignas(64) float sums[kSlotsPerSum + kTile] = {};
+    Tile tile;
+    tile.place(scratch, run.width, p.cache.head_dim);
+    for (std::int64_t row = 0; row < rows; row += kBlockRows) {
+        const Block block = find_block(p, sequence, head, row, static_cast<std::int32_t>(smaller(kBlockRows, rows - row)));
+        load_queries(run, block, tile);
+        ScoreTerms terms = terms_of(run, block);
+        float lse[kBlockRows];
+        for (std::int32_t r = 0; r < block.count; ++r) lse[r] = run.lse[token_of(run, block, r) * p.q_heads + head_of(run, block, r)];
+        for_each_tile(run, block, tile, terms, first, end, [&] { add_probabilities(tile, lse, sums + (tile.first - first)); });
     }
-    run.blocks = run.first_block[p.cache.batch];
-    if (run.blocks == 0) return;
-    const std::int64_t wanted = ceil_div(kItemsWanted, run.blocks * p.cache.kv_heads);
-    const std::int64_t most = ceil_div(p.max_length, kSlotsPerRange);
-    run.ranges = most < 1 ? 1 : wanted < most ? wanted : most;
+    float *to = static_cast<float *>(p.key_probability.data) + sequence * p.key_probability.stride[0] + head * p.key_probability.stride[1];
+    for (std::int64_t slot = first; slot < end; ++slot) {
+        const float mean = sums[slot - first] / static_cast<float>(p.group);
+        to[slot] = p.store_probability ? mean : to[slot] + mean;
+    }
 }
 
-template <std::int32_t Dtype>
 void run_all(const Run &run, ThreadPool &pool) {
-    const std::int64_t kv_heads = run.p.cache.kv_heads;
     const std::int64_t floats = Tile::floats(run.width);
-    // Backwards: with a causal mask the last blocks see most, and long items must not come last.
-    parallel_for(pool, run.blocks * kv_heads * run.ranges, [&](std::int64_t item, std::int32_t worker) {
-        const std::int64_t place = item / run.ranges;
-        const Block block = find_block(run, run.blocks - 1 - place / kv_heads, place % kv_heads);
-        run_item<Dtype>(run, block, item % run.ranges, run.scratch + worker * floats);
+    const KvAttentionPlanHeader &header = *run.plan.header;
+    // Tiles of many rows first: the short ones fill the gaps at the end.
+    parallel_for(pool, header.items, [&](std::int64_t i, std::int32_t worker) {
+        run_item(run, run.plan.items[(i + header.few_items) % header.items], run.scratch + worker * floats);
     });
-    if (run.ranges == 1) return;
-    parallel_for(pool, run.blocks * kv_heads, [&](std::int64_t place, std::int32_t worker) {
-        merge_block(run, find_block(run, place / kv_heads, place % kv_heads), run.scratch + worker * floats);
+    parallel_for(pool, header.merges,
+                 [&](std::int64_t i, std::int32_t worker) { run_merge(run, run.plan.merges[i], run.scratch + worker * floats); });
+    if (run.lse == nullptr) return;
+    const std::int64_t sums = ceil_div(run.p.max_length, kSlotsPerSum);
+    parallel_for(pool, run.p.cache.batch * run.p.cache.kv_heads * sums, [&](std::int64_t i, std::int32_t worker) {
+        const std::int64_t place = i / sums;
+        run_probabilities(run, place / run.p.cache.kv_heads, place % run.p.cache.kv_heads, i % sums * kSlotsPerSum, run.scratch + worker * floats);
     });
 }
 
@@ -270,19 +337,26 @@ void run_all(const Run &run, ThreadPool &pool) {
 Status kv_attention_cpu(Exec &exec, const void *problem) {
     const auto &p = *static_cast<const KvAttentionProblem *>(problem);
     exec.impl = IMPL_NAME("kv_attention");
-    Run run{p, ceil_div(p.cache.head_dim, 16) * 16, nullptr, nullptr, nullptr, nullptr};
-    const std::int64_t partials = most_partials(p);
-    run.first_block = exec.planner.take<std::int64_t>(p.cache.batch + 1);
+    const KvAttentionPlanBounds bounds = plan_bounds(p, kCpuSplit);
+    Run run{p, ceil_div(p.cache.head_dim, 16) * 16, {}, nullptr, nullptr, nullptr, nullptr};
+    auto *words = exec.planner.take<std::int32_t>(bounds.words());
     run.scratch = exec.planner.take<float>(exec.pool->threads() * Tile::floats(run.width));
-    run.partial_o = exec.planner.take<float>(partials * run.width);
-    run.partial_state = exec.planner.take<float>(partials * 2);
+    run.partial_o = exec.planner.take<float>(bounds.partials * run.width);
+    run.partials = exec.planner.take<RowState>(bounds.partials);
+    if (p.key_probability.present()) run.lse = exec.planner.take<float>(p.tokens * p.q_heads);
     if (exec.dry_run) return STRATA_OK;
-    count_blocks(run);
-    switch (p.cache.keys.dtype) {
-    case STRATA_DTYPE_F32: run_all<STRATA_DTYPE_F32>(run, *exec.pool); break;
-    case STRATA_DTYPE_F16: run_all<STRATA_DTYPE_F16>(run, *exec.pool); break;
-    default: run_all<STRATA_DTYPE_BF16>(run, *exec.pool); break;
+    if (p.plan.present()) {
+        if (p.plan.shape[0] < bounds.words()) {
+            return fail(STRATA_E_SHAPE, "kv_attention: plan.shape[0] is ", p.plan.shape[0], ", must be at least ", bounds.words(),
+                        "; ask strata_kv_attention_plan_words");
+        }
+        run.plan = plan_at(p.plan.data, bounds);
+        TRY(check_plan(p, kCpuSplit, run.plan, bounds));
+    } else {
+        run.plan = plan_at(words, bounds);
+        build_plan(p, kCpuSplit, run.plan);
     }
+    run_all(run, *exec.pool);
     return STRATA_OK;
 }
 

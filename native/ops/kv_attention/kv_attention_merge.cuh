@@ -11,19 +11,20 @@ GPU_KERNEL(kThreads, 8) kv_attention_merge_kernel(AttentionParams p) {
     if (!plan_fits(p)) return; // the attention kernels have raised the fault
     if (gpu::block_x() >= p.plan.header->merges) return;
     const KvAttentionMerge merge = p.plan.merges[gpu::block_x()];
-    const Work work = find_rows(p, merge.sequence, merge.head, merge.row, merge.rows, p.partial_rows);
+    const Work work = find_rows(p, merge.sequence, merge.head, merge.row, merge.rows, kManyRows);
     const int32_t r = gpu::block_y() * kWarps + gpu::warp_id();
-    if (merge.first < 0 || merge.parts < 1 || merge.parts > p.plan.header->partials - merge.first) {
+    const int64_t last = merge.first + int64_t{merge.parts} * work.rows;
+    if (merge.first < 0 || merge.parts < 1 || last > p.plan.header->partials) {
         raise_fault(p.fault, kFaultIndex);
         return;
     }
     if (r >= work.rows) return;
     const int lane = gpu::lane_id();
-    const int64_t first = int64_t{merge.first} * p.partial_rows + r;
+    const int64_t first = int64_t{merge.first} + r;
     const float *states = p.partial_state + first * kStateNumbers;
     const float *parts = p.partial_o + first * p.cache.head_dim;
-    const int64_t state_step = int64_t{p.partial_rows} * kStateNumbers;
-    const int64_t part_step = int64_t{p.partial_rows} * p.cache.head_dim;
+    const int64_t state_step = int64_t{work.rows} * kStateNumbers;
+    const int64_t part_step = int64_t{work.rows} * p.cache.head_dim;
 
     RowState state{-gpu::kInfinity, 0.0f, -gpu::kInfinity, 0.0f};
     for (int32_t i = 0; i < merge.parts; ++i) {

@@ -387,7 +387,7 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
         if (turned) {
             end.rows[first][channel] = value;
         } else if (r < work.rows && channel < p.cache.head_dim) {
-            emit(p, work, r, gpu::block_y() * Source::kRows + r, channel, value, end.states[r]);
+            emit(p, work, r, channel, value, end.states[r]);
         }
     }
     if (!turned) return;
@@ -397,7 +397,7 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     for (int i = thread; i < work.rows * Source::kDim; i += kThreads) {
         const int r = i / Source::kDim;
         const int channel = i % Source::kDim;
-        if (channel < p.cache.head_dim) emit(p, work, r, gpu::block_y() * Source::kRows + r, channel, end.rows[r][channel], end.states[r]);
+        if (channel < p.cache.head_dim) emit(p, work, r, channel, end.rows[r][channel], end.states[r]);
     }
 }
 

@@ -122,7 +122,7 @@ GPU_KERNEL(kThreads, 2) kv_attention_plain_kernel(AttentionParams p) {
         GPU_UNROLL
         for (int r = 0; r < kPlainRows; ++r) {
             if (channel >= head_dim || r >= work.rows) continue;
-            emit(p, work, r, gpu::block_y() * kPlainRows + r, channel, turned ? queries[r * head_dim + channel] : o[c][r], smem.states[r]);
+            emit(p, work, r, channel, turned ? queries[r * head_dim + channel] : o[c][r], smem.states[r]);
         }
     }
 }

@@ -29,7 +29,11 @@ Span span_of(const KvAttentionProblem &p, std::int64_t tokens, std::int64_t leng
     Span span{0, visible(p, tokens, length, row + rows - 1), 0};
     if (p.window > 0) {
         span.begin = smaller(larger(0, visible(p, tokens, length, row) - p.window), span.end);
-        span.sinks = smaller(p.window_sinks, span.begin);
+        if (span.begin > p.window_sinks) {
+            span.sinks = p.window_sinks;
+        } else {
+            span.begin = 0; // the sinks reach into the windows: one run of slots
+        }
     }
     return span;
 }
@@ -52,10 +56,15 @@ void for_each_tile(const KvAttentionProblem &p, const KvAttentionSplit &split, b
     }
 }
 
+/// Slots of a part of a tile; prefill is never short of tiles, so a batch-invariant plan leaves it whole.
+std::int64_t part_slots(const KvAttentionProblem &p, bool few, std::int64_t chunk) { return p.batch_invariant && !few ? INT32_MAX : chunk; }
+
 std::int64_t count_items(const KvAttentionProblem &p, const KvAttentionSplit &split, std::int64_t chunk) {
     std::int64_t items = 0;
     for (const bool few : kFewFirst) {
-        for_each_tile(p, split, few, [&](std::int64_t, std::int64_t, std::int64_t, std::int64_t, const Span &span) { items += span.parts(chunk); });
+        for_each_tile(p, split, few, [&](std::int64_t, std::int64_t, std::int64_t, std::int64_t, const Span &span) {
+            items += span.parts(part_slots(p, few, chunk));
+        });
     }
     return items;
 }
@@ -91,7 +100,8 @@ void build_plan(const KvAttentionProblem &p, const KvAttentionSplit &split, cons
     header.chunk = static_cast<std::int32_t>(chunk);
     for (const bool few : kFewFirst) {
         for_each_tile(p, split, few, [&](std::int64_t b, std::int64_t h, std::int64_t row, std::int64_t rows, const Span &span) {
-            const std::int64_t parts = span.parts(chunk);
+            const std::int64_t slots = part_slots(p, few, chunk);
+            const std::int64_t parts = span.parts(slots);
             KvAttentionItem item{};
             item.sequence = static_cast<std::int32_t>(b);
             item.head = static_cast<std::int32_t>(h);
@@ -102,10 +112,11 @@ void build_plan(const KvAttentionProblem &p, const KvAttentionSplit &split, cons
                     KvAttentionMerge{item.sequence, item.head, item.row, item.rows, header.partials, static_cast<std::int32_t>(parts), {}};
             }
             for (std::int64_t part = 0; part < parts; ++part) {
-                item.begin = static_cast<std::int32_t>(span.begin + part * chunk);
-                item.end = static_cast<std::int32_t>(smaller(span.begin + (part + 1) * chunk, span.end));
+                item.begin = static_cast<std::int32_t>(span.begin + part * slots);
+                item.end = static_cast<std::int32_t>(smaller(span.begin + (part + 1) * slots, span.end));
                 item.sinks = part == 0 ? static_cast<std::int32_t>(span.sinks) : 0;
-                item.partial = parts > 1 ? header.partials++ : -1;
+                item.partial = parts > 1 ? header.partials : -1;
+                header.partials += parts > 1 ? item.rows : 0;
                 plan.items[header.items++] = item;
             }
         });
@@ -125,7 +136,7 @@ Status check_plan(const KvAttentionProblem &p, const KvAttentionSplit &split, co
     if (header.items < 0 || header.items > bounds.items || header.few_items < 0 || header.few_items > header.items || header.merges < 0 ||
         header.merges > bounds.merges || header.partials < 0 || header.partials > bounds.partials) {
         return fail(STRATA_E_INDEX, "kv_attention: plan counts ", header.items, " items, ", header.merges, " merges and ", header.partials,
-                    " partial results, must be at most ", bounds.items, ", ", bounds.merges, " and ", bounds.partials,
+                    " rows of partial results, must be at most ", bounds.items, ", ", bounds.merges, " and ", bounds.partials,
                     "; make it with strata_kv_attention_plan for this call");
     }
     const auto rows_fit = [&](std::int32_t sequence, std::int32_t head, std::int32_t row, std::int32_t rows, std::int32_t most) {
@@ -137,7 +148,7 @@ Status check_plan(const KvAttentionProblem &p, const KvAttentionSplit &split, co
         const std::int32_t most = i < header.few_items ? split.few_rows : split.many_rows;
         const bool good = rows_fit(item.sequence, item.head, item.row, item.rows, most) && item.sinks >= 0 && item.sinks <= item.begin &&
                           item.begin <= item.end && item.end <= p.cache.length(item.sequence, item.head) && item.partial >= -1 &&
-                          item.partial < header.partials;
+                          (item.partial < 0 || item.partial <= header.partials - item.rows);
         if (!good) {
             return fail(STRATA_E_INDEX, "kv_attention: plan item ", i, " has rows ", item.row, " + ", item.rows, " and slots ", item.begin, " to ",
                         item.end, ", must lie within its sequence's rows and length; make the plan for the lengths of this call");

@@ -119,10 +119,12 @@ GPU_DEVICE void for_each_tile(const PlanParams &p, PlanSmem &smem, bool few, Bod
                 tile.rows = static_cast<int32_t>(count);
                 const int64_t length = checked_length(p.cache, tile.sequence, tile.head, p.max_length, p.fault);
                 const int64_t end = plan_visible(p, of_tokens, length, row + count - 1);
-                const int64_t begin = p.window > 0 ? gpu::min(gpu::max(int64_t{0}, plan_visible(p, of_tokens, length, row) - p.window), end) : 0;
-                tile.begin = static_cast<int32_t>(begin);
+                const int64_t start = plan_visible(p, of_tokens, length, row) - p.window;
+                const int64_t begin = p.window > 0 ? gpu::min(gpu::max(int64_t{0}, start), end) : 0;
+                const bool apart = begin > p.window_sinks; // else the sinks reach into the windows: one run of slots
+                tile.begin = apart ? static_cast<int32_t>(begin) : 0;
                 tile.end = static_cast<int32_t>(end);
-                tile.sinks = static_cast<int32_t>(p.window > 0 ? gpu::min(int64_t{p.window_sinks}, begin) : 0);
+                tile.sinks = p.window > 0 && apart ? p.window_sinks : 0;
             }
             body(number < total, tile);
         }
@@ -130,6 +132,8 @@ GPU_DEVICE void for_each_tile(const PlanParams &p, PlanSmem &smem, bool few, Bod
     }
 }
 
+/// Slots of a part of a tile: batch-invariant plans leave tiles of many rows whole.
+GPU_DEVICE int32_t part_slots(const PlanParams &p, bool few, int32_t chunk) { return p.batch_invariant && !few ? INT32_MAX : chunk; }
 GPU_DEVICE int32_t plan_parts(int32_t slots, int32_t chunk) { return gpu::max(1, slots / chunk + (slots % chunk != 0 ? 1 : 0)); }
 
 /// Items for a chunk of that many slots, of all tiles.
@@ -180,29 +184,31 @@ GPU_KERNEL(kPlanThreads, 1) kv_attention_plan_kernel(PlanParams p) {
     int64_t items = 0;
     int64_t merges = 0;
     int64_t partials = 0;
+    int32_t slots = part_slots(p, true, chunk);
     const auto write = [&](bool there, const PlanTile &tile) {
-        const int32_t parts = there ? plan_parts(tile.end - tile.begin, chunk) : 0;
+        const int32_t parts = there ? plan_parts(tile.end - tile.begin, slots) : 0;
         const bool several = parts > 1;
         int32_t all_parts = 0;
         int32_t all_several = 0;
         int32_t all_partials = 0;
         int64_t item = items + block_scan(smem.scans[0], parts, all_parts);
         const int64_t merge = merges + block_scan(smem.scans[1], several ? 1 : 0, all_several);
-        int64_t partial = partials + block_scan(smem.scans[2], several ? parts : 0, all_partials);
+        int64_t partial = partials + block_scan(smem.scans[2], several ? parts * tile.rows : 0, all_partials);
         if (several && merge < p.most_merges) {
             p.plan.merges[merge] = KvAttentionMerge{tile.sequence, tile.head, tile.row, tile.rows, static_cast<int32_t>(partial), parts, {}};
         }
         for (int32_t part = 0; part < parts; ++part, ++item) {
             if (item >= p.most_items) continue; // offsets that fall: a fault has been raised
-            const int64_t begin = tile.begin + int64_t{part} * chunk;
+            const int64_t begin = tile.begin + int64_t{part} * slots;
             p.plan.items[item] = KvAttentionItem{tile.sequence,
                                                  tile.head,
                                                  tile.row,
                                                  tile.rows,
                                                  static_cast<int32_t>(begin),
-                                                 static_cast<int32_t>(gpu::min(begin + chunk, int64_t{tile.end})),
+                                                 static_cast<int32_t>(gpu::min(begin + slots, int64_t{tile.end})),
                                                  part == 0 ? tile.sinks : 0,
-                                                 several ? static_cast<int32_t>(partial++) : -1};
+                                                 several ? static_cast<int32_t>(partial) : -1};
+            partial += tile.rows;
         }
         items += all_parts;
         merges += all_several;
@@ -210,6 +216,7 @@ GPU_KERNEL(kPlanThreads, 1) kv_attention_plan_kernel(PlanParams p) {
     };
     for_each_tile(p, smem, true, write);
     const int64_t few_items = items;
+    slots = part_slots(p, false, chunk);
     for_each_tile(p, smem, false, write);
     if (gpu::thread_x() == 0) {
         KvAttentionPlanHeader header{};

@@ -3,12 +3,14 @@
 //
 //   rows of one (sequence, head):  token 0: G query heads | token 1: G | ...      a tile is few_rows or many_rows of them
 //   slots that a tile sees:        [0, sinks) and [begin, end);  a part takes `chunk` slots of the latter, the first part the sinks as well
+//                                  (row by row less: row r sees [0, visible) without [min(window_sinks, start), start), start = max(0, visible -
+//                                  window))
 //
 //              slots  0 ........ chunk ........ 2 chunk ... end
 //              tile   | item 0   | item 1       | item 2  |       several items: a partial result each, merged in this order
 //
 // chunk is the smallest multiple of 64 for which the items stay within what fills the machine, so that a long sequence
-// among short ones is cut and a crowd of short ones is not. A batch-invariant plan takes a fixed chunk instead.
+// among short ones is cut and a crowd of short ones is not. A batch-invariant plan takes a fixed chunk for tiles of few_rows and cuts no others.
 // The same words are written by build_plan on the host and by a kernel on the GPU; they are int32, so that they can be copied anywhere.
 #pragma once
 
@@ -39,8 +41,8 @@ struct KvAttentionPlanHeader {
     std::int32_t few_items;                      // items [0, few_items) have tiles of few_rows, [few_items, items) of many_rows
     std::int32_t items;
     std::int32_t merges;
-    std::int32_t partials; // partial results: numbers that an item's `partial` stays below
-    std::int32_t chunk;
+    std::int32_t partials; // rows of partial results
+    std::int32_t chunk;    // slots of a part; batch-invariant: of few-row tiles
     std::int32_t reserved[6];
 };
 
@@ -49,10 +51,10 @@ struct KvAttentionItem {
     std::int32_t row, rows;  // of the (sequence, head)
     std::int32_t begin, end; // slots
     std::int32_t sinks;      // slots [0, sinks) are seen as well; sinks <= begin
-    std::int32_t partial;    // where the partial result goes; -1: the tile has no other item
+    std::int32_t partial;    // first of the `rows` rows of partial results that it writes; -1: the tile has no other item
 };
 
-/// A tile with several items, whose partial results are [first, first + parts).
+/// A tile with several items: part i of row r is the row first + i * rows + r of the partial results.
 struct KvAttentionMerge {
     std::int32_t sequence, head;
     std::int32_t row, rows;
@@ -62,7 +64,7 @@ struct KvAttentionMerge {
 
 /// Bounds that depend on shapes alone and grow with every extent.
 struct KvAttentionPlanBounds {
-    std::int64_t items, merges, partials;
+    std::int64_t items, merges, partials; // partials: rows
 
     std::int64_t words() const {
         return static_cast<std::int64_t>((sizeof(KvAttentionPlanHeader) + static_cast<std::size_t>(items) * sizeof(KvAttentionItem) +
@@ -71,15 +73,22 @@ struct KvAttentionPlanBounds {
     }
 };
 inline KvAttentionPlanBounds plan_bounds(const KvAttentionProblem &p, const KvAttentionSplit &split) {
+    const auto ceil_div = [](std::int64_t x, std::int64_t y) { return (x + y - 1) / y; };
     const auto smaller = [](std::int64_t x, std::int64_t y) { return x < y ? x : y; };
     const std::int64_t rows = p.tokens * p.group;
-    const std::int64_t tiles = smaller(rows, rows / smaller(split.few_rows, split.many_rows) + p.cache.batch) * p.cache.kv_heads;
-    const std::int64_t least = p.batch_invariant ? split.fixed : split.least;
-    const std::int64_t most_parts = (p.max_length + least - 1) / least;
-    if (most_parts <= 1) return {tiles, 0, 0};
-    if (p.batch_invariant) return {tiles * most_parts, tiles, tiles * most_parts};
+    const std::int64_t least_rows = smaller(split.few_rows, split.many_rows);
+    const std::int64_t most_rows = split.few_rows + split.many_rows - least_rows;
+    const std::int64_t tiles = smaller(rows, rows / least_rows + p.cache.batch) * p.cache.kv_heads;
+    const std::int64_t parts = ceil_div(p.max_length, p.batch_invariant ? split.fixed : split.least);
+    if (parts <= 1) return {tiles, 0, 0};
+    if (p.batch_invariant) {
+        const std::int64_t few_tiles = smaller(rows, p.cache.batch * ceil_div(split.few_limit, split.few_rows)) * p.cache.kv_heads;
+        const std::int64_t few_rows = smaller(rows, p.cache.batch * split.few_limit) * p.cache.kv_heads;
+        return {tiles + few_tiles * parts, few_tiles, few_rows * parts};
+    }
     // Beside one item a tile there are at most `target` more, so at most `target` tiles have several, of 2 target items in all.
-    return {smaller(tiles * most_parts, tiles + split.target), smaller(tiles, split.target), smaller(tiles * most_parts, 2 * split.target)};
+    return {smaller(tiles * parts, tiles + split.target), smaller(tiles, split.target),
+            smaller(rows * p.cache.kv_heads * parts, 2 * split.target * most_rows)};
 }
 
 /// The parts of a plan in memory of plan_bounds().words() words.

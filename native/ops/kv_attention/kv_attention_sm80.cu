@@ -39,10 +39,10 @@ const Family &family_of(const KvAttentionProblem &p, bool split) {
 std::int64_t smaller(std::int64_t x, std::int64_t y) { return x < y ? x : y; }
 
 /// Items of at most `tiles` tiles of rows: what the plan can have of one kind.
-std::int64_t most_items(const KvAttentionProblem &p, const KvAttentionSplit &split, std::int64_t tiles) {
+std::int64_t most_items(const KvAttentionProblem &p, const KvAttentionSplit &split, std::int64_t tiles, bool few) {
     const std::int64_t slots = p.batch_invariant ? split.fixed : split.least;
     const std::int64_t parts = (p.max_length + slots - 1) / slots;
-    if (parts <= 1) return tiles;
+    if (parts <= 1 || (p.batch_invariant && !few)) return tiles;
     return p.batch_invariant ? tiles * parts : smaller(tiles * parts, tiles + split.target);
 }
 
@@ -145,16 +145,16 @@ Status launch_attention(const Exec &exec, const KvAttentionProblem &p, const Fam
     const std::int64_t batch = p.cache.batch;
     if (batch > 1 || rows <= split.few_limit) {
         const std::int64_t tiles = smaller(rows, smaller(rows / kFewRows + batch, batch * ((split.few_limit + kFewRows) / kFewRows)));
-        const std::int64_t items = smaller(bounds.items, most_items(p, split, tiles * p.cache.kv_heads));
+        const std::int64_t items = smaller(bounds.items, most_items(p, split, tiles * p.cache.kv_heads, true));
         TRY(launch_items(exec, p, family, items, true, params));
     }
     if (rows > split.few_limit) {
         const std::int64_t tiles = rows / kManyRows + smaller(batch, rows / kManyRows);
-        const std::int64_t items = smaller(bounds.items, most_items(p, split, tiles * p.cache.kv_heads));
+        const std::int64_t items = smaller(bounds.items, most_items(p, split, tiles * p.cache.kv_heads, false));
         TRY(launch_items(exec, p, family, items, false, params));
     }
     if (bounds.merges == 0) return STRATA_OK;
-    const gpu::Dim3 grid(static_cast<int>(bounds.merges), params.partial_rows / kWarps);
+    const gpu::Dim3 grid(static_cast<int>(bounds.merges), (rows > split.few_limit ? kManyRows : kFewRows) / kWarps);
     return launched("kv_attention", GPU_LAUNCH(kv_attention_merge_kernel, grid, kThreads, 0, exec.stream, params));
 }
 
@@ -176,17 +176,14 @@ Status kv_attention_gpu(Exec &exec, const void *problem) {
     const Family &family = family_of(p, needs_split(p));
     exec.impl = family.impl;
 
-    // By q_heads, so that the bound does not fall where more KV heads make the groups smaller.
-    const std::int64_t partial_rows = p.tokens * p.q_heads <= split.few_limit ? kFewRows : kManyRows;
     const bool keeps_lse = p.key_probability.present() && !p.lse.present();
     void *plan = p.plan.present() ? p.plan.data : exec.planner.take<std::int32_t>(bounds.words());
-    float *partial_o = exec.planner.take<float>(bounds.partials * partial_rows * p.cache.head_dim);
-    float *partial_state = exec.planner.take<float>(bounds.partials * partial_rows * kStateNumbers);
+    float *partial_o = exec.planner.take<float>(bounds.partials * p.cache.head_dim);
+    float *partial_state = exec.planner.take<float>(bounds.partials * kStateNumbers);
     float *known_lse = exec.planner.take<float>(keeps_lse ? p.tokens * p.q_heads : 0);
     if (exec.dry_run || p.cache.batch == 0) return STRATA_OK;
 
     AttentionParams params = parameters(exec, p, bounds, plan);
-    params.partial_rows = static_cast<std::int32_t>(partial_rows);
     params.partial_o = partial_o;
     params.partial_state = partial_state;
     params.known_lse = keeps_lse ? known_lse : nullptr;

@@ -424,49 +424,40 @@ struct WordSource {
         GPU_UNROLL
         for (int dd = 0; dd < Dim / 32; ++dd) {
             if (dd * 32 >= p.cache.head_dim) continue;
-            uint32_t factors[4];
-            uint32_t zeros[4];
+            uint32_t factors[4] = {0, 0, 0, 0};
+            uint32_t zeros[4] = {0, 0, 0, 0};
             if constexpr (C >= Codes::kByte) {
                 load_slot_pairs<C == Codes::kNibble, T>(scales + 2 * dd * kTileSlots * 2, factors);
                 load_slot_pairs<C == Codes::kNibble, T>(scales + (2 * dd + 1) * kTileSlots * 2, zeros);
             }
-            uint32_t b[std::size_t{T}][4]; // [step and half][n-tile]
-            if constexpr (kShift == 1) {
-                GPU_UNROLL
-                for (int x = 0; x < T; ++x) {
-                    const gpu::U4 read = gpu::load16(words + x * kRowBytes + dd * 128);
+            // A word of each of 4 n-tiles at a time: two of 16 bits make a step, one of 8 a step, one of 4 two steps.
+            constexpr int kWords = kShift == 1 ? T : 2 * T >> kShift;
+            GPU_UNROLL
+            for (int x = 0; x < kWords; x += kShift == 1 ? 2 : 1) {
+                const gpu::U4 read = gpu::load16(words + x * kRowBytes + dd * 128);
+                if constexpr (kShift == 1) {
+                    const gpu::U4 next = gpu::load16(words + (x + 1) * kRowBytes + dd * 128);
                     GPU_UNROLL
-                    for (int j = 0; j < 4; ++j) b[x][j] = read.v[j];
-                }
-            } else {
-                constexpr int kReads = kShift == 2 ? T / 2 : 1;
-                GPU_UNROLL
-                for (int x = 0; x < kReads; ++x) {
-                    const gpu::U4 read = gpu::load16(words + x * kRowBytes + dd * 128);
+                    for (int j = 0; j < 4; ++j) multiply_tile<kBf16>(o[4 * dd + j], a[x / 2], read.v[j], next.v[j]);
+                } else {
+                    constexpr int kPairs = kShift == 2 ? 2 : 4;
                     GPU_UNROLL
                     for (int j = 0; j < 4; ++j) {
-                        uint32_t parts[4];
+                        uint32_t b[4];
                         if constexpr (kShift == 2) {
-                            unpack_bytes<C, false>(read.v[j], parts[0], parts[1]);
+                            unpack_bytes<C, false>(read.v[j], b[0], b[1]);
                         } else {
-                            unpack_nibbles<false>(read.v[j], parts);
+                            unpack_nibbles<false>(read.v[j], b);
                         }
                         GPU_UNROLL
-                        for (int k = 0; k < T / kReads; ++k) {
+                        for (int k = 0; k < kPairs; ++k) {
                             const int pair = x * 2 + k;
-                            if constexpr (C >= Codes::kByte) {
-                                b[pair][j] = gpu::hfma2(parts[k], factors[pair], zeros[pair]);
-                            } else {
-                                b[pair][j] = gpu::hmul2(parts[k], token[pair]);
-                            }
+                            b[k] = C >= Codes::kByte ? gpu::hfma2(b[k], factors[pair], zeros[pair]) : gpu::hmul2(b[k], token[pair]);
                         }
+                        GPU_UNROLL
+                        for (int k = 0; k < kPairs; k += 2) gpu::mma_f16(o[4 * dd + j], a[x + k / 2], b[k], b[k + 1]);
                     }
                 }
-            }
-            GPU_UNROLL
-            for (int t = 0; t < T / 2; ++t) {
-                GPU_UNROLL
-                for (int j = 0; j < 4; ++j) multiply_tile<kBf16>(o[4 * dd + j], a[t], b[2 * t][j], b[2 * t + 1][j]);
             }
         }
     }

@@ -42,13 +42,13 @@ struct AttentionParams {
     const float *slopes, *sink_logits; // null: none
     int64_t q_token, q_head, out_token, out_head, lse_token, lse_head, past_token, past_head, probability_sequence, probability_head;
     int64_t slope_step, sink_step;
-    float *partial_o;     // [partials][tile rows][head_dim]
-    float *partial_state; // [partials][tile rows][max, sum, max and sum of the past], maxima in units of log2
+    float *partial_o;     // [rows of partial results][head_dim]
+    float *partial_state; // [rows of partial results][max, sum, max and sum of the past], maxima in units of log2
     uint32_t *fault;
     int64_t max_length, most_items, most_merges, most_partials;
     float scale, scale_log2; // scale_log2 = scale * log2(e)
     float softcap;
-    int32_t q_dtype, out_dtype, q_heads, kv_heads, group, partial_rows, window, window_sinks;
+    int32_t q_dtype, out_dtype, q_heads, kv_heads, group, window, window_sinks;
     bool causal;
     bool few;        // the launch takes the items with few rows
     bool few_kernel; // and does so with blocks of few rows
@@ -67,7 +67,7 @@ struct Work {
     int32_t length;
     int32_t begin, end; // slots
     int32_t sinks;      // slots [0, sinks) as well
-    int32_t partial;    // -1: the results are final
+    int32_t partial;    // where the results go; -1: they are final
     const int32_t *table;
 };
 
@@ -115,14 +115,14 @@ GPU_DEVICE Work find_work(const AttentionParams &p, int32_t index, int32_t sub, 
     if (work.rows == 0) return work;
     work.length = checked_length(p.cache, work.sequence, work.head, p.max_length, p.fault);
     const bool good = item.sinks >= 0 && item.sinks <= item.begin && item.begin <= item.end && item.end <= work.length && item.partial >= -1 &&
-                      item.partial < header.partials;
+                      (item.partial < 0 || item.partial <= header.partials - item.rows);
     if (!good) raise_fault(p.fault, kFaultIndex);
     work.rows = good ? gpu::max(0, gpu::min(work.rows - sub * rows_per_block, rows_per_block)) : 0;
     work.row += sub * rows_per_block;
     work.begin = item.begin;
     work.end = item.end;
     work.sinks = item.sinks;
-    work.partial = item.partial;
+    work.partial = item.partial < 0 ? -1 : item.partial + sub * rows_per_block;
     work.table = table_row(p.cache, work.sequence, work.head);
     return work;
 }
