@@ -24,7 +24,7 @@ namespace {
 constexpr std::int32_t kTile = 64;  // slots: the tile of K and V stays in the second-level cache for every type and width
 constexpr std::int32_t kPanel = 16; // slots of a panel: the lanes of a vector
 constexpr std::int32_t kPanels = kTile / kPanel;
-constexpr std::int32_t kBlockRows = 48; // query rows that share the widening of a tile
+constexpr std::int32_t kBlockRows = 96; // query rows that share the widening of a tile
 constexpr std::int32_t kAhead = 16;     // slots between the K row that is asked for and the one in use
 static_assert(kBlockRows % 16 == 0 && kTile % kPanel == 0 && kTile % kKvBlock == 0);
 
@@ -50,8 +50,8 @@ struct Tile {
     float *q;           // [kBlockRows][width]
     float *o;           // [kBlockRows][width]
     float *s;           // [kBlockRows][kTile]
-    float *wide_keys;   // [width][kTile]
-    float *wide_values; // [kTile][width]
+    float *wide_keys;   // [kPanels][width][16]; see kv_attention_wide.h
+    float *wide_values; // [width / 16][kTile][16]
     std::int64_t width; // head_dim rounded up to whole vectors
     std::int32_t head_dim;
     std::int32_t rows;  // query rows in use
