@@ -71,7 +71,7 @@ public static class VerifyRunner
     private static void VerifyCase(OpHarness harness, OpCase opCase, Tally[] tallies, CallRecorder? recorder, CancellationToken cancel)
     {
         foreach (Tally tally in tallies) tally.Cases++;
-        foreach (DataFamily family in harness.Families)
+        foreach (DataFamily family in harness.FamiliesOf(opCase))
         {
             recorder?.Begin($"{opCase}, {family}", opCase.Tags.Contains("tiny") && family == harness.Families[0]);
             OpProblem problem = harness.Create(opCase, family, seed: 1);

@@ -16,6 +16,17 @@ namespace {
 
 constexpr const char *kNames[kIsaCount] = {"scalar", "avx2", "avx512", "avx512vnni", "amx"};
 
+// In a build for tests the kernels of these sets are AVX2 code, and AVX2 is the best set whose kernels are what they say.
+#if defined(STRATA_EMULATE)
+constexpr Isa kBestBuilt = Isa::kAvx2;
+constexpr bool kEmulated[kIsaCount] = {false, false, true, true, false};
+#else
+constexpr Isa kBestBuilt = Isa::kAmx;
+constexpr bool kEmulated[kIsaCount] = {};
+#endif
+constexpr const char *kTitles[kIsaCount] = {"scalar", "avx2", kEmulated[2] ? "avx512 (emulated)" : "avx512",
+                                            kEmulated[3] ? "avx512vnni (emulated)" : "avx512vnni", "amx"};
+
 std::uint64_t read_xcr0() {
     std::uint32_t low = 0;
     std::uint32_t high = 0;
@@ -64,6 +75,10 @@ Detected detect() {
         return found; // no AVX2 or BMI2
     }
     found.best = Isa::kAvx2;
+    if (kBestBuilt == Isa::kAvx2) {
+        found.amx_reason = "not in a build that emulates instruction sets";
+        return found;
+    }
     constexpr std::uint32_t kAvx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31); // F, DQ, BW, VL
     if ((saved & 0xe6) != 0xe6 || (b7 & kAvx512) != kAvx512) {
         return found;
@@ -100,7 +115,18 @@ const Detected &detected() {
 
 const char *isa_name(Isa isa) { return kNames[static_cast<std::int32_t>(isa)]; }
 
+const char *isa_title(Isa isa) { return kTitles[static_cast<std::int32_t>(isa)]; }
+
+bool isa_is_emulated(Isa isa) { return kEmulated[static_cast<std::int32_t>(isa)]; }
+
 Isa best_isa() { return detected().best; }
+
+namespace {
+
+// Emulated sets run on AVX2.
+bool usable(Isa isa) { return isa <= best_isa() || (isa_is_emulated(isa) && best_isa() >= Isa::kAvx2); }
+
+} // namespace
 
 Status choose_isa(const char *requested, Isa *isa) {
     if (requested == nullptr || *requested == '\0') {
@@ -114,7 +140,7 @@ Status choose_isa(const char *requested, Isa *isa) {
         if (std::strcmp(requested, kNames[i]) != 0) {
             continue;
         }
-        if (i > static_cast<std::int32_t>(best_isa())) {
+        if (!usable(static_cast<Isa>(i))) {
             return fail(STRATA_E_DEVICE, "cpu: instruction set ", requested, " is not usable here (best is ", isa_name(best_isa()),
                         "), must be one that the processor and the system have; choose a lower one or leave it to the library");
         }
@@ -127,6 +153,11 @@ Status choose_isa(const char *requested, Isa *isa) {
 
 void describe_isa(Text &text) {
     text << isa_name(best_isa());
+    for (std::int32_t i = 0; i < kIsaCount; ++i) {
+        if (isa_is_emulated(static_cast<Isa>(i)) && usable(static_cast<Isa>(i))) {
+            text << "; " << isa_title(static_cast<Isa>(i));
+        }
+    }
     if (best_isa() != Isa::kAmx) {
         text << "; amx: " << detected().amx_reason;
     }

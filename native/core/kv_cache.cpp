@@ -305,4 +305,10 @@ Status check_rope(const CheckMode &mode, const strata_rope_params &rope, std::in
     return STRATA_OK;
 }
 
+Status check_frequency_factors(const CheckMode &mode, const strata_tensor &tensor, const strata_rope_params &rope, View *factors) {
+    TRY(check_optional_tensor(mode, "frequency_factors", tensor, 1, kF32, Access::kRead, factors));
+    if (!factors->present()) return STRATA_OK;
+    return check_equal(mode, "frequency_factors.shape[0]", factors->shape[0], "rope.dims / 2", rope.dims / 2, "pass one factor per pair that turns");
+}
+
 } // namespace strata

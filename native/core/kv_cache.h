@@ -77,4 +77,7 @@ Status check_row_offsets(const CheckMode &mode, const char *name, const View &of
 /// The rope parameters with their defaults filled in; dims is even and at most head_dim, the factors are finite and positive.
 Status check_rope(const CheckMode &mode, const strata_rope_params &rope, std::int64_t head_dim, strata_rope_params *checked);
 
+/// The optional divisors of the frequencies, one a pair of checked parameters.
+Status check_frequency_factors(const CheckMode &mode, const strata_tensor &tensor, const strata_rope_params &rope, View *factors);
+
 } // namespace strata

@@ -19,18 +19,48 @@ static inline double rope_ratio(const strata_rope_params &rope) {
     return std::pow(static_cast<double>(rope.base), -2.0 / static_cast<double>(rope.dims));
 }
 
-/// frequencies[i] = frequency_scale * base^(-2i / dims), i = 0 ... dims/2 - 1, of checked parameters.
-static inline void rope_frequencies(const strata_rope_params &rope, double *frequencies) {
+/// YaRN's ramp over the pairs: those up to `low` keep their frequency, those from low + span on get the whole scale.
+struct YarnRamp {
+    double low;
+    double span;
+};
+
+static inline YarnRamp yarn_ramp(const strata_rope_params &rope) {
+    constexpr double kTwoPi = 6.28318530717958647693;
+    // The pair, as a real number, that turns `turns` times within the context.
+    const auto pair_of = [&](float turns) {
+        return rope.dims * std::log(rope.yarn_context / (kTwoPi * static_cast<double>(turns))) / (2.0 * std::log(static_cast<double>(rope.base)));
+    };
+    const double first = std::floor(pair_of(rope.yarn_beta_fast));
+    const double last = std::ceil(pair_of(rope.yarn_beta_slow));
+    const double low = first > 0.0 ? first : 0.0;
+    const double high = last < rope.dims - 1 ? last : rope.dims - 1;
+    return YarnRamp{low, high - low > 0.001 ? high - low : 0.001};
+}
+
+/// How much of the scale pair i gets, 0 ... 1.
+static inline double yarn_share(const YarnRamp &ramp, std::int32_t pair) {
+    const double share = (pair - ramp.low) / ramp.span;
+    return share > 0.0 ? (share < 1.0 ? share : 1.0) : 0.0;
+}
+
+/// frequencies[i], i = 0 ... dims/2 - 1, of checked parameters: see strata_rope_params. `factors`, `step` elements apart, or null.
+static inline void rope_frequencies(const strata_rope_params &rope, const float *factors, std::int64_t step, double *frequencies) {
     const double ratio = rope_ratio(rope);
-    double frequency = static_cast<double>(rope.frequency_scale);
+    const double scale = static_cast<double>(rope.frequency_scale);
+    const bool yarn = rope.yarn_context > 0;
+    const YarnRamp ramp = yarn ? yarn_ramp(rope) : YarnRamp{};
+    double frequency = 1.0;
     for (std::int32_t i = 0; i < rope.dims / 2; ++i) {
-        frequencies[i] = frequency;
+        const double share = yarn ? yarn_share(ramp, i) : 1.0;
+        frequencies[i] = frequency * (scale * share + (1.0 - share));
+        if (factors != nullptr) frequencies[i] /= static_cast<double>(factors[i * step]);
         frequency *= ratio;
     }
 }
 
-/// cosine[i], sine[i] of position * frequencies[i].
-static inline void rope_angles(const double *frequencies, std::int64_t pairs, std::int32_t position, float *__restrict cosine,
+/// cosine[i], sine[i] of position * frequencies[i], times `magnitude`.
+static inline void rope_angles(const double *frequencies, std::int64_t pairs, std::int32_t position, float magnitude, float *__restrict cosine,
                                float *__restrict sine) {
     constexpr double kTwoOverPi = 0.63661977236758134308;
     constexpr double kHalfPiHigh = 1.57079632679489655800;
@@ -50,8 +80,8 @@ static inline void rope_angles(const double *frequencies, std::int64_t pairs, st
         const float c = 1.0F + r2 * (-0.5F + r2 * (1.0F / 24 + r2 * (-1.0F / 720 + r2 * (1.0F / 40320 - r2 * (1.0F / 3628800)))));
         const float odd_sine = (quadrant & 1u) != 0 ? c : s;
         const float odd_cosine = (quadrant & 1u) != 0 ? s : c;
-        sine[i] = (quadrant & 2u) != 0 ? -odd_sine : odd_sine;
-        cosine[i] = ((quadrant + 1u) & 2u) != 0 ? -odd_cosine : odd_cosine;
+        sine[i] = magnitude * ((quadrant & 2u) != 0 ? -odd_sine : odd_sine);
+        cosine[i] = magnitude * (((quadrant + 1u) & 2u) != 0 ? -odd_cosine : odd_cosine);
     }
 }
 

@@ -14,6 +14,12 @@ struct F32x16 {
 
     static F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static F32x16 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+    static F32x16 set_pair(const float *p) {
+        double pair;
+        std::memcpy(&pair, p, sizeof pair);
+        const __m256 x = _mm256_castpd_ps(_mm256_set1_pd(pair));
+        return {x, x};
+    }
     static F32x16 load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
     static F32x16 load_partial(const float *p, std::int32_t n) {
         alignas(32) float lanes[16] = {};
@@ -57,19 +63,22 @@ struct F32x16 {
         store_f16(lanes);
         std::memcpy(p, lanes, static_cast<std::size_t>(n) * 2);
     }
+    static __m256i round_bf16(__m256 x) { // the upper half of each lane, in its lower half
+        const __m256i bits = _mm256_castps_si256(x);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+        const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+        const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+        return _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    }
     void store_bf16(std::uint16_t *p) const {
-        alignas(32) float lanes[16];
-        store(lanes);
-        for (int i = 0; i < 16; ++i) {
-            p[i] = f32_to_bf16(lanes[i]);
-        }
+        const __m256i quarters = _mm256_packus_epi32(round_bf16(a), round_bf16(b)); // lanes 0-3, 8-11, 4-7, 12-15
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_permute4x64_epi64(quarters, 0xd8));
     }
     void store_bf16_partial(std::uint16_t *p, std::int32_t n) const {
-        alignas(32) float lanes[16];
-        store(lanes);
-        for (int i = 0; i < n; ++i) {
-            p[i] = f32_to_bf16(lanes[i]);
-        }
+        std::uint16_t lanes[16];
+        store_bf16(lanes);
+        std::memcpy(p, lanes, static_cast<std::size_t>(n) * 2);
     }
 };
 inline F32x16 operator+(F32x16 x, F32x16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
@@ -165,6 +174,13 @@ inline __m256 unzip_half(__m256 x, __m256 y, bool odd) {
 inline void unzip(F32x16 x, F32x16 y, F32x16 &even, F32x16 &odd) {
     even = {unzip_half(x.a, x.b, false), unzip_half(y.a, y.b, false)};
     odd = {unzip_half(x.a, x.b, true), unzip_half(y.a, y.b, true)};
+}
+inline void load_bf16_words(const void *p, F32x16 &even, F32x16 &odd) {
+    const __m256i a = _mm256_loadu_si256(static_cast<const __m256i *>(p));
+    const __m256i b = _mm256_loadu_si256(static_cast<const __m256i *>(p) + 1);
+    const __m256i high = _mm256_set1_epi32(static_cast<std::int32_t>(0xffff0000u));
+    even = {_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
+    odd = {_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high))};
 }
 inline bool any_nan(F32x16 x) {
     return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q))) != 0;
@@ -266,12 +282,15 @@ inline I32x16 load_u8(const std::uint8_t *p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
     return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
 }
+// The lowest byte of each lane.
+inline __m128i low_bytes(__m256i x) {
+    const __m256i first =
+        _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i quads = _mm256_shuffle_epi8(x, first);
+    return _mm_unpacklo_epi32(_mm256_castsi256_si128(quads), _mm256_extracti128_si256(quads, 1));
+}
 inline void store_s8(std::int8_t *p, I32x16 x) {
-    alignas(32) std::int32_t lanes[16];
-    x.store(lanes);
-    for (int i = 0; i < 16; ++i) {
-        p[i] = static_cast<std::int8_t>(lanes[i]);
-    }
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm_unpacklo_epi64(low_bytes(x.a), low_bytes(x.b)));
 }
 
 inline __m256i order_key_half(__m256 x) {
@@ -330,6 +349,33 @@ inline F32x16 nibble_as_f32(U8x64 x) {
     const __m256i mask = _mm256_set1_epi32(15);
     return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.a, 4 * Nibble), mask)),
             _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.b, 4 * Nibble), mask))};
+}
+
+// Bytes 0 and 2 of each word times q[0], q[2], then 1 and 3: so q8 holds q[0] q[2] q[1] q[3] as 16-bit integers.
+struct WideDot {
+    __m256i a = _mm256_setzero_si256();
+    __m256i b = _mm256_setzero_si256();
+    static __m256i products(__m256i u, __m256i even, __m256i odd) {
+        return _mm256_add_epi32(_mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)), even),
+                                _mm256_madd_epi16(_mm256_srli_epi16(u, 8), odd));
+    }
+    void add(U8x64 u, const std::uint8_t *q8) {
+        std::int32_t pairs[2];
+        std::memcpy(pairs, q8, sizeof pairs);
+        const __m256i even = _mm256_set1_epi32(pairs[0]);
+        const __m256i odd = _mm256_set1_epi32(pairs[1]);
+        a = _mm256_add_epi32(a, products(u.a, even, odd));
+        b = _mm256_add_epi32(b, products(u.b, even, odd));
+    }
+    I32x16 value() const { return {a, b}; }
+};
+inline I32x16 pack_wide(F32x16 x, std::uint8_t *to) {
+    const I32x16 whole = to_i32_nearest(x);
+    const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole.a, whole.b), 0xd8);
+    const __m256i order =
+        _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_shuffle_epi8(halves, order));
+    return whole;
 }
 
 inline __m256i broadcast4(const std::int8_t *s4) {

@@ -19,6 +19,11 @@ struct F32x16 {
         LANES r.v[i] = x;
         return r;
     }
+    static F32x16 set_pair(const float *p) {
+        F32x16 r;
+        LANES r.v[i] = p[i % 2];
+        return r;
+    }
     static F32x16 load(const float *p) {
         F32x16 r;
         LANES r.v[i] = p[i];
@@ -137,6 +142,12 @@ inline void unzip(F32x16 a, F32x16 b, F32x16 &even, F32x16 &odd) {
         odd.v[i] = a.v[2 * i + 1];
         odd.v[8 + i] = b.v[2 * i + 1];
     }
+}
+inline void load_bf16_words(const void *p, F32x16 &even, F32x16 &odd) {
+    std::uint16_t halves[32];
+    std::memcpy(halves, p, sizeof halves);
+    LANES even.v[i] = bf16_to_f32(halves[2 * i]);
+    LANES odd.v[i] = bf16_to_f32(halves[2 * i + 1]);
 }
 inline bool any_nan(F32x16 a) {
     bool found = false;
@@ -350,6 +361,23 @@ inline F32x16 nibble_as_f32(U8x64 a) {
     F32x16 r;
     LANES r.v[i] = static_cast<float>((a.v[4 * i + Nibble / 2] >> (4 * (Nibble % 2))) & 15);
     return r;
+}
+
+struct WideDot {
+    I32x16 sum = I32x16::zero();
+    void add(U8x64 u, const std::uint8_t *q8) {
+        std::int16_t q[4];
+        std::memcpy(q, q8, sizeof q);
+        LANES for (int b = 0; b < 4; ++b) sum.v[i] += u.v[4 * i + b] * q[b];
+    }
+    I32x16 value() const { return sum; }
+};
+inline I32x16 pack_wide(F32x16 x, std::uint8_t *to) {
+    const I32x16 whole = to_i32_nearest(x);
+    std::int16_t q[16];
+    LANES q[i] = static_cast<std::int16_t>(whole.v[i]);
+    std::memcpy(to, q, sizeof q);
+    return whole;
 }
 
 inline I32x16 dot_u8s8(I32x16 sum, U8x64 u, const std::int8_t *s4) {

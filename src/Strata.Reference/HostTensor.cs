@@ -39,6 +39,17 @@ public sealed class HostTensor
         _bytes = new byte[Math.Max(1, step) * type.Size()];
     }
 
+    /// <summary>A tensor of zeros with strides of its own, which must not let elements overlap.</summary>
+    /// <param name="type">Element type.</param>
+    /// <param name="shape">1 to 4 extents.</param>
+    /// <param name="stride">As many strides, in elements; the first steps over everything below it.</param>
+    public HostTensor(DType type, long[] shape, long[] stride)
+    {
+        (DType, Shape, Stride) = (type, shape, stride);
+        Count = shape.Aggregate(1L, (a, b) => a * b);
+        _bytes = new byte[Math.Max(1, shape[0] * stride[0]) * type.Size()];
+    }
+
     /// <summary>Element type.</summary>
     public DType DType { get; }
 
@@ -64,6 +75,15 @@ public sealed class HostTensor
         get => Load(DType, _bytes, Offset(index));
         set => Store(DType, _bytes, Offset(index), value);
     }
+
+    /// <summary>Element by its offset in the storage, padding counted.</summary>
+    /// <param name="offset">In elements.</param>
+    public double At(long offset) => Load(DType, _bytes, offset);
+
+    /// <summary>Sets an element by its offset in the storage, padding counted.</summary>
+    /// <param name="offset">In elements.</param>
+    /// <param name="value">Rounded to the element type.</param>
+    public void SetAt(long offset, double value) => Store(DType, _bytes, offset, value);
 
     /// <summary>Element [i, j].</summary>
     public double this[long i, long j]
@@ -94,6 +114,71 @@ public sealed class HostTensor
         return this;
     }
 
+    /// <summary>The bytes of one row: what lies along the last dimension.</summary>
+    /// <param name="index">The row, one number a leading dimension.</param>
+    public Span<byte> Row(params ReadOnlySpan<long> index)
+    {
+        long at = 0;
+        for (int i = 0; i < index.Length; i++) at += index[i] * Stride[i];
+        return _bytes.AsSpan(checked((int)(at * DType.Size())), checked((int)(Shape[^1] * DType.Size())));
+    }
+
+    /// <summary>Copies one row to fp32, which holds every value of the types up to 16 bits.</summary>
+    /// <param name="to">As many values as a row has.</param>
+    /// <param name="index">The row, one number a leading dimension.</param>
+    public void CopyRow(Span<float> to, params ReadOnlySpan<long> index)
+    {
+        ReadOnlySpan<byte> row = Row(index);
+        switch (DType)
+        {
+            case DType.F32:
+                MemoryMarshal.Cast<byte, float>(row).CopyTo(to);
+                break;
+            case DType.F16:
+                ReadOnlySpan<Half> halves = MemoryMarshal.Cast<byte, Half>(row);
+                for (int i = 0; i < to.Length; i++) to[i] = (float)halves[i];
+                break;
+            case DType.BF16:
+                ReadOnlySpan<BFloat16> brains = MemoryMarshal.Cast<byte, BFloat16>(row);
+                for (int i = 0; i < to.Length; i++) to[i] = (float)brains[i];
+                break;
+            default:
+                throw new NotSupportedException($"row: the element type is {DType}, must be F32, F16 or BF16; read the elements one by one");
+        }
+    }
+
+    /// <summary>Rounds fp32 values to one row.</summary>
+    /// <param name="from">As many values as a row has.</param>
+    /// <param name="index">The row, one number a leading dimension.</param>
+    public void SetRow(ReadOnlySpan<float> from, params ReadOnlySpan<long> index)
+    {
+        Span<byte> row = Row(index);
+        switch (DType)
+        {
+            case DType.F32:
+                from.CopyTo(MemoryMarshal.Cast<byte, float>(row));
+                break;
+            case DType.F16:
+                Span<Half> halves = MemoryMarshal.Cast<byte, Half>(row);
+                for (int i = 0; i < from.Length; i++) halves[i] = (Half)from[i];
+                break;
+            default:
+                throw new NotSupportedException($"row: the element type is {DType}, must be F32 or F16; write the elements one by one");
+        }
+    }
+
+    /// <summary>Makes every row a piece, from a random place, of one strip of Gaussian values: as good as fresh values to time with, and much sooner there.</summary>
+    /// <param name="random">Values and places.</param>
+    public HostTensor FillWithPieces(InputRandom random)
+    {
+        ArgumentNullException.ThrowIfNull(random);
+        const int places = 1 << 14;
+        int size = DType.Size(), width = checked((int)Shape[^1]);
+        ReadOnlySpan<byte> strip = new HostTensor(DType, [places + width]).Fill(_ => random.Gaussian()).Bytes;
+        for (long start = 0; start < Count; start += width) strip.Slice(random.Integer(0, places) * size, width * size).CopyTo(_bytes.AsSpan(checked((int)(Offset(start) * size))));
+        return this;
+    }
+
     /// <summary>All elements as doubles, row-major.</summary>
     public double[] ToDoubles()
     {
@@ -110,6 +195,22 @@ public sealed class HostTensor
         double[] values = ToDoubles();
         Poisons.Fill(_bytes, poison, seed);
         for (long i = 0; i < Count; i++) this[i] = values[i];
+    }
+
+    /// <summary>Fills everything but the given elements.</summary>
+    /// <param name="poison">With what.</param>
+    /// <param name="live">Indices of the elements that stay; those past the last dimension are 0.</param>
+    public void PoisonRest(Poison poison, IEnumerable<(long I, long J, long K, long L)> live)
+    {
+        ArgumentNullException.ThrowIfNull(live);
+        byte[] before = [.. _bytes];
+        Poisons.Fill(_bytes, poison);
+        int size = DType.Size();
+        foreach ((long i, long j, long k, long l) in live)
+        {
+            long at = (i * Stride[0]) + (j * Stride[1]) + (k * Stride[2]) + (Stride.Length > 3 ? l * Stride[3] : 0);
+            before.AsSpan(checked((int)(at * size)), size).CopyTo(_bytes.AsSpan(checked((int)(at * size))));
+        }
     }
 
     /// <summary>Copies the storage to the device.</summary>
@@ -145,6 +246,7 @@ public sealed class HostTensor
             DType.BF16 => (float)new BFloat16(BinaryPrimitives.ReadUInt16LittleEndian(from)),
             DType.I32 => BinaryPrimitives.ReadInt32LittleEndian(from),
             DType.I8 => (sbyte)from[0],
+            DType.F8E4M3 => (float)new Float8E4M3(from[0]),
             _ => from[0],
         };
     }
@@ -159,6 +261,7 @@ public sealed class HostTensor
             case DType.BF16: BinaryPrimitives.WriteUInt16LittleEndian(to, ((BFloat16)(float)value).Bits); break;
             case DType.I32: BinaryPrimitives.WriteInt32LittleEndian(to, (int)value); break;
             case DType.I8: to[0] = (byte)(sbyte)value; break;
+            case DType.F8E4M3: to[0] = ((Float8E4M3)(float)value).Bits; break;
             default: to[0] = (byte)value; break;
         }
     }

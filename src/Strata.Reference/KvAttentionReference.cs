@@ -1,44 +1,86 @@
 // SPDX-License-Identifier: Apache-2.0
-// kv_attention in double, and its harness.
+// kv_attention in double.
 
 namespace Strata.Reference;
+
+/// <summary>The options of <see cref="KvAttention"/> that change its result.</summary>
+public sealed record KvAttentionSettings
+{
+    /// <summary>Query r of n sees slots 0 to length - n + r; otherwise all.</summary>
+    public bool Causal { get; init; }
+
+    /// <summary>Factor of q k; 0 = 1 / √head_dim.</summary>
+    public float Scale { get; init; }
+
+    /// <summary>Bound of the scores; 0 = none.</summary>
+    public float SoftCap { get; init; }
+
+    /// <summary>Last slots that a query sees; 0 = all.</summary>
+    public int Window { get; init; }
+
+    /// <summary>First slots that it sees besides.</summary>
+    public int WindowSinks { get; init; }
+
+    /// <summary>[q_heads], or null.</summary>
+    public HostTensor? AlibiSlopes { get; init; }
+
+    /// <summary>[q_heads], or null.</summary>
+    public HostTensor? SinkLogits { get; init; }
+
+    /// <summary>Slots that query row <paramref name="row"/> of <paramref name="rows"/> sees without the window: 0 to this - 1.</summary>
+    /// <param name="length">Slots held.</param>
+    /// <param name="rows">Query rows of the sequence.</param>
+    /// <param name="row">Which one.</param>
+    public int Visible(int length, int rows, int row) => Causal ? Math.Clamp(length - rows + row + 1, 0, length) : length;
+
+    /// <summary>Whether a query that sees <paramref name="visible"/> slots without the window sees this one with it.</summary>
+    /// <param name="slot">The slot.</param>
+    /// <param name="visible">What <see cref="Visible"/> says.</param>
+    public bool Sees(int slot, int visible) => slot < visible && (Window == 0 || slot >= visible - (long)Window || slot < WindowSinks);
+}
 
 /// <summary>What <see cref="KvAttentionReference"/> computes.</summary>
 /// <param name="Output">[tokens, q_heads, head_dim].</param>
 /// <param name="LogSumExp">[tokens, q_heads]; -∞ for a query that sees nothing.</param>
-/// <param name="LargestScore">[tokens, q_heads]: the largest scale · Σ|q k| of a row's slots, which scales the error of its scores.</param>
-public sealed record KvAttentionResult(double[] Output, double[] LogSumExp, double[] LargestScore);
+/// <param name="PastLogSumExp">[tokens, q_heads]: over the slots before the sequence's own rows, sink logit not counted.</param>
+/// <param name="KeyProbability">Of each (sequence, KV head): what each slot received.</param>
+/// <param name="LargestScore">[tokens, q_heads]: the largest scale · Σ|q k| + |bias| of a row's slots, which scales the error of its scores.</param>
+public sealed record KvAttentionResult(double[] Output, double[] LogSumExp, double[] PastLogSumExp, double[][] KeyProbability, double[] LargestScore);
 
 /// <summary>The oracle of <see cref="KvAttention"/>.</summary>
 public static class KvAttentionReference
 {
-    /// <summary><c>softmax(scale · q Kᵀ) V</c> over the slots that each query sees, from the stored values.</summary>
+    /// <summary><c>softmax(s) V</c> over the slots that each query sees, from the stored values.</summary>
     /// <param name="q">[tokens, q_heads, head_dim].</param>
     /// <param name="cache">The cache.</param>
     /// <param name="rowOffsets">First query row of each sequence, and the total.</param>
-    /// <param name="causal">Query r of n sees slots 0 to length - n + r; otherwise all.</param>
-    /// <param name="scale">Factor of q k; 0 = 1 / √head_dim.</param>
-    public static KvAttentionResult Run(HostTensor q, HostKvCache cache, IReadOnlyList<int> rowOffsets, bool causal, float scale)
+    /// <param name="settings">The op's options.</param>
+    /// <param name="only">Rows to compute (token · q_heads + head), the others stay 0; null = all.</param>
+    public static KvAttentionResult Run(HostTensor q, HostKvCache cache, IReadOnlyList<int> rowOffsets, KvAttentionSettings settings, IReadOnlySet<long>? only = null)
     {
         ArgumentNullException.ThrowIfNull(q);
         ArgumentNullException.ThrowIfNull(cache);
         ArgumentNullException.ThrowIfNull(rowOffsets);
+        ArgumentNullException.ThrowIfNull(settings);
         long tokens = q.Shape[0], heads = q.Shape[1], width = q.Shape[2], group = heads / cache.Shape.KvHeads;
-        double factor = scale == 0 ? 1 / Math.Sqrt(width) : scale;
-        var result = new KvAttentionResult(new double[tokens * heads * width], new double[tokens * heads], new double[tokens * heads]);
+        var result = new KvAttentionResult(new double[tokens * heads * width], new double[tokens * heads], new double[tokens * heads],
+            new double[cache.Shape.Batch * cache.Shape.KvHeads][], new double[tokens * heads]);
         for (int b = 0; b < cache.Shape.Batch; b++)
         {
             int rows = rowOffsets[b + 1] - rowOffsets[b];
-            for (long h = 0; h < cache.Shape.KvHeads && rows > 0; h++)
+            for (int h = 0; h < cache.Shape.KvHeads; h++)
             {
-                int length = cache.Length(b, h);
-                double[] keys = Rows(cache, cache.Keys, b, h), values = Rows(cache, cache.Values, b, h);
+                Slots? slots = null;
+                double[] received = new double[cache.Length(b, h)];
+                result.KeyProbability[(b * cache.Shape.KvHeads) + h] = received;
                 for (long head = h * group; head < (h + 1) * group; head++)
                 {
                     for (int r = 0; r < rows; r++)
                     {
-                        int sees = causal ? Math.Clamp(length - rows + r + 1, 0, length) : length;
-                        Attend(q, rowOffsets[b] + r, head, keys.AsSpan(0, (int)(sees * width)), values, factor, result);
+                        if (only?.Contains(((rowOffsets[b] + r) * heads) + head) == false) continue;
+                        slots ??= Slots.Of(cache, b, h);
+                        double[] weights = Attend(q, rowOffsets[b] + r, head, slots, cache.Shape.Rotation, rows, r, settings, result);
+                        for (int s = 0; s < weights.Length; s++) received[s] += weights[s] / group;
                     }
                 }
             }
@@ -46,270 +88,77 @@ public static class KvAttentionReference
         return result;
     }
 
-    private static void Attend(HostTensor q, long token, long head, ReadOnlySpan<double> keys, ReadOnlySpan<double> values, double scale, KvAttentionResult result)
+    /// <summary>What one (sequence, KV head) holds, in the basis in which it is stored.</summary>
+    private sealed record Slots(double[] Keys, double[] Values, double[] Bias)
     {
-        int width = (int)q.Shape[2], slots = keys.Length / width;
+        public static Slots Of(HostKvCache cache, int b, int h)
+        {
+            int length = cache.Length(b, h), width = cache.Shape.HeadDim;
+            var slots = new Slots(new double[length * width], new double[length * width], new double[length]);
+            for (int s = 0; s < length; s++)
+            {
+                cache.ReadKey(b, h, s, slots.Keys.AsSpan(s * width, width));
+                cache.ReadValue(b, h, s, slots.Values.AsSpan(s * width, width));
+                slots.Bias[s] = cache.Bias(b, h, s);
+            }
+            return slots;
+        }
+    }
+
+    /// <summary>One row; returns exp(s - lse) of every slot.</summary>
+    private static double[] Attend(HostTensor q, long token, long head, Slots slots, int rotation, int rows, int r, KvAttentionSettings settings, KvAttentionResult result)
+    {
+        int width = (int)q.Shape[2], length = slots.Bias.Length, visible = settings.Visible(length, rows, r);
+        long row = (token * q.Shape[1]) + head;
+        double scale = settings.Scale == 0 ? 1 / Math.Sqrt(width) : settings.Scale;
         var query = new double[width];
         for (int d = 0; d < width; d++) query[d] = q[token, head, d];
-        var scores = new double[slots];
-        double highest = double.NegativeInfinity, largest = 0;
-        for (int t = 0; t < slots; t++)
+        KvQuantizer.Rotate(query, rotation);
+        var scores = new double[length];
+        double sink = settings.SinkLogits is null ? double.NegativeInfinity : settings.SinkLogits[head];
+        double highest = sink, largest = 0;
+        for (int s = 0; s < length; s++)
         {
+            scores[s] = double.NegativeInfinity;
+            if (!settings.Sees(s, visible)) continue;
             double dot = 0, magnitude = 0;
             for (int d = 0; d < width; d++)
             {
-                double product = query[d] * keys[(t * width) + d];
+                double product = query[d] * slots.Keys[(s * width) + d];
                 dot += product;
                 magnitude += Math.Abs(product);
             }
-            scores[t] = scale * dot;
-            highest = Math.Max(highest, scores[t]);
-            largest = Math.Max(largest, Math.Abs(scale) * magnitude);
+            double score = scale * dot;
+            if (settings.SoftCap != 0) score = settings.SoftCap * Math.Tanh(score / settings.SoftCap);
+            double distance = settings.AlibiSlopes is null ? 0 : settings.AlibiSlopes[head] * (s - (length - rows + r));
+            scores[s] = score + distance + slots.Bias[s];
+            highest = Math.Max(highest, scores[s]);
+            largest = Math.Max(largest, (Math.Abs(scale) * magnitude) + Math.Abs(distance) + Math.Abs(slots.Bias[s]));
         }
-        double sum = 0;
-        var o = new double[width];
-        for (int t = 0; t < slots; t++)
+        double lse = LogSum(scores, sink, highest);
+        var weights = new double[length];
+        for (int s = 0; s < length; s++)
         {
-            double p = Math.Exp(scores[t] - highest);
-            sum += p;
-            for (int d = 0; d < width; d++) o[d] += p * values[(t * width) + d];
+            if (!settings.Sees(s, visible)) continue; // its value may be anything
+            weights[s] = Math.Exp(scores[s] - lse);
+            for (int d = 0; d < width; d++) result.Output[(row * width) + d] += weights[s] * slots.Values[(s * width) + d];
         }
-        long row = (token * q.Shape[1]) + head;
-        for (int d = 0; d < width; d++) result.Output[(row * width) + d] = slots == 0 ? 0 : o[d] / sum;
-        result.LogSumExp[row] = slots == 0 ? double.NegativeInfinity : highest + Math.Log(sum);
+        KvQuantizer.Rotate(result.Output.AsSpan((int)(row * width), width), rotation);
+        ReadOnlySpan<double> past = scores.AsSpan(0, Math.Clamp(length - rows, 0, length));
+        double highestPast = double.NegativeInfinity;
+        foreach (double score in past) highestPast = Math.Max(highestPast, score);
+        result.LogSumExp[row] = lse;
+        result.PastLogSumExp[row] = LogSum(past, double.NegativeInfinity, highestPast);
         result.LargestScore[row] = largest;
+        return weights;
     }
 
-    private static double[] Rows(HostKvCache cache, HostTensor pool, long b, long h)
+    /// <summary><c>ln(Σ exp(scores) + exp(sink))</c>; -∞ of nothing.</summary>
+    private static double LogSum(ReadOnlySpan<double> scores, double sink, double highest)
     {
-        int length = cache.Length(b, h), width = cache.Shape.HeadDim;
-        var rows = new double[length * width];
-        for (int slot = 0; slot < length; slot++)
-        {
-            (long page, long head, long at) = cache.Locate(cache.PageTable, b, h, slot);
-            for (int d = 0; d < width; d++) rows[(slot * width) + d] = pool[page, head, at, d];
-        }
-        return rows;
-    }
-}
-
-/// <summary>kv_attention for tests, verify and bench. Keys: q_heads, kv_heads, head_dim, length (of each sequence; "/" between sequences), uneven (slots
-/// that each KV head has fewer than the one before), tokens (query rows, likewise; absent: 1 each), page_size, shared (1: pages hold all heads), dtype (cache), q, out (types),
-/// causal, lse, scale, padding (elements between rows of cache and output), max_length (1: tell the op).</summary>
-public sealed class KvAttentionHarness : OpHarness
-{
-    /// <inheritdoc/>
-    public override string Op => "kv_attention";
-
-    /// <inheritdoc/>
-    public override IReadOnlyList<DataFamily> Families => [DataFamily.Gaussian, DataFamily.Wide, DataFamily.Needle, DataFamily.Exact, DataFamily.OneHot];
-
-    /// <inheritdoc/>
-    public override OpProblem Create(OpCase opCase, DataFamily family, int seed)
-    {
-        ArgumentNullException.ThrowIfNull(opCase);
-        return new Problem(opCase, family, seed);
-    }
-
-    private sealed class Problem : OpProblem
-    {
-        private readonly DataFamily _family;
-        private readonly HostKvCache _cache;
-        private readonly HostTensor _q, _out, _offsets;
-        private readonly int[] _rows;
-        private readonly int _padding, _maxLength;
-        private readonly bool _causal, _lse;
-        private readonly float _scale;
-        private readonly Lazy<KvAttentionResult> _want;
-
-        public Problem(OpCase c, DataFamily family, int seed)
-        {
-            var random = new InputRandom(seed);
-            int[] lengths = c.Ints("length", 128);
-            int batch = lengths.Length, heads = c.Int("kv_heads", 1), width = c.Int("head_dim", 64), uneven = c.Int("uneven", 0);
-            int[] tokens = c.Ints("tokens", [.. lengths.Select(_ => 1)]);
-            _family = family;
-            _padding = c.Int("padding", 0);
-            _causal = c.Int("causal", 1) != 0;
-            _lse = c.Int("lse", 0) != 0;
-            _scale = c.Float("scale", 0);
-            _rows = new int[batch + 1];
-            for (int b = 0; b < batch; b++) _rows[b + 1] = _rows[b] + tokens[b];
-            var shape = new KvCacheShape(c.DType("dtype", DType.F32), batch, heads, width, c.Int("page_size", 64), c.Int("shared", 0) != 0, _padding);
-            _cache = new HostKvCache(shape, [.. lengths.SelectMany(l => Enumerable.Range(0, heads).Select(h => Math.Max(0, l - (h * uneven))))], random);
-            _maxLength = c.Int("max_length", 0) != 0 ? _cache.MaxLength : 0;
-            long[] rows = [_rows[batch], c.Int("q_heads", heads), width];
-            _q = new HostTensor(c.DType("q", DType.F32), rows);
-            _out = new HostTensor(c.DType("out", DType.F32), rows, _padding);
-            _offsets = new HostTensor(DType.I32, [batch + 1]).Fill(i => _rows[i]);
-            Fill(random);
-            _want = new Lazy<KvAttentionResult>(() => KvAttentionReference.Run(_q, _cache, _rows, _causal, _scale));
-        }
-
-        public override long Bytes => (2 * _cache.LiveBytes) + _q.DataBytes + _out.DataBytes;
-
-        public override double Operations
-        {
-            get
-            {
-                double seen = 0;
-                for (int b = 0; b < _cache.Shape.Batch; b++)
-                {
-                    int rows = _rows[b + 1] - _rows[b];
-                    for (int h = 0; h < _cache.Shape.KvHeads; h++)
-                    {
-                        int length = _cache.Length(b, h);
-                        for (int r = 0; r < rows; r++) seen += _causal ? Math.Clamp(length - rows + r + 1, 0, length) : length;
-                    }
-                }
-                return 4 * seen * (_q.Shape[1] / _cache.Shape.KvHeads) * _cache.Shape.HeadDim;
-            }
-        }
-
-        public override OpRun Bind(Device device, Poison poison) => new Bound(this, device, poison);
-
-        private void Fill(InputRandom random)
-        {
-            int width = _cache.Shape.HeadDim;
-            double sign(int d) => (d * 7 % 11) % 2 == 0 ? 1 : -1;
-            // Beside the needle every weight is below fp32's reach, so that the needle's value comes out bit for bit.
-            double factor = _scale == 0 ? 1 / Math.Sqrt(width) : _scale;
-            double sharp = Math.Ceiling(Math.Max(16, 100 / (width * factor))), soft = 12 / (width * factor);
-            var needles = new Dictionary<(int, int), int>();
-            int Needle(int b, int h)
-            {
-                if (!needles.TryGetValue((b, h), out int slot)) needles[(b, h)] = slot = AtRisk(_cache.Length(b, h), random);
-                return slot;
-            }
-            switch (_family)
-            {
-                case DataFamily.Exact: // equal scores: the exact mean of whole numbers
-                    _cache.FillKeys((_, _, _, _) => random.Gaussian()).FillValues((_, _, _, _) => random.Integer(-8, 8));
-                    break;
-                case DataFamily.OneHot:
-                    _q.Fill(i => sign((int)(i % width)));
-                    _cache.FillKeys((b, h, slot, d) => (slot == Needle(b, h) ? sharp : -sharp) * sign(d)).FillValues((_, _, _, _) => random.Integer(-8, 8));
-                    break;
-                case DataFamily.Needle:
-                    _q.Fill(i => sign((int)(i % width)) + (0.25 * random.Gaussian()));
-                    _cache.FillKeys((b, h, slot, d) => slot == Needle(b, h) ? soft * sign(d) : random.Gaussian()).FillValues((_, _, _, _) => random.Gaussian());
-                    break;
-                default:
-                    _q.Fill(_ => random.Gaussian());
-                    _cache.FillKeys((_, _, _, _) => random.Value(_family)).FillValues((_, _, _, _) => random.Gaussian());
-                    break;
-            }
-        }
-
-        /// <summary>First, last, and the edges of pages, tiles and ranges.</summary>
-        private int AtRisk(int length, InputRandom random)
-        {
-            int page = _cache.Shape.PageSize;
-            int[] slots = [.. new[] { 0, length - 1, page - 1, page, 31, 32, 63, 64, 127, 128, 255, 256 }.Where(s => s >= 0 && s < length)];
-            return slots.Length == 0 ? 0 : slots[random.Integer(0, slots.Length - 1)];
-        }
-
-        private sealed class Bound : OpRun
-        {
-            private readonly Problem _p;
-            private readonly Device _device;
-            private readonly Poison _poison;
-            private readonly DeviceArray _out;
-            private readonly DeviceArray? _lse;
-            private readonly DeviceBuffer? _workspace;
-            private readonly KvAttention _op;
-
-            public Bound(Problem p, Device device, Poison poison)
-            {
-                (_p, _device, _poison) = (p, device, poison);
-                p._cache.PoisonRest(poison);
-                DeviceKvCache cache = Own(p._cache.Upload(device));
-                _out = Own(p._out.Upload(device));
-                _lse = p._lse ? Own(NewLse().Upload(device)) : null;
-                _op = new KvAttention
-                {
-                    Cache = cache.View,
-                    Q = Own(p._q.Upload(device)).View,
-                    Output = _out.View,
-                    LogSumExp = _lse?.View ?? default,
-                    RowOffsets = p._cache.Shape.Batch == 1 ? default : Own(p._offsets.Upload(device)).View,
-                    Causal = p._causal,
-                    Scale = p._scale,
-                    MaxLength = p._maxLength,
-                };
-                _workspace = Workspace(device, _op.WorkspaceBytes(device));
-                Reset();
-            }
-
-            public override void Run(StrataStream? stream = null) => _op.Run(_device, _workspace, stream);
-
-            public override void Reset()
-            {
-                Poisons.Fill(_out.Buffer, _poison);
-                if (_lse is not null) Poisons.Fill(_lse.Buffer, _poison);
-                if (_workspace is not null) Poisons.Fill(_workspace, _poison);
-            }
-
-            public override Comparison Compare()
-            {
-                double[] want = _p._want.Value.Output;
-                bool exact = _p._family is DataFamily.Exact or DataFamily.OneHot;
-                if (exact) want = Rounded(want);
-                Comparison worst = Comparison.Rows(DownloadOutput().ToDoubles(), want, _p._q.Shape[2], exact ? 0 : Gate(), "out");
-                return _lse is null ? worst : Comparison.Worst(worst, CompareLse());
-            }
-
-            public override byte[] Outputs()
-            {
-                double[] values = [.. DownloadOutput().ToDoubles(), .. _lse is null ? [] : DownloadLse().ToDoubles()];
-                return System.Runtime.InteropServices.MemoryMarshal.AsBytes(values.AsSpan()).ToArray();
-            }
-
-            /// <summary>fp32 sums everywhere; GPUs round the weights to a 16-bit cache's type for the tensor cores.</summary>
-            private double Gate() => Math.Max(Gate(_p._out.DType), _device.Id == "cpu" ? 0 : Gate(_p._cache.Shape.Type));
-
-            private static double Gate(DType type) => type switch { DType.F32 => 1e-5, DType.F16 => 6e-4, _ => 4.5e-3 };
-
-            /// <summary>One rounding to fp32, one to the output type, as the op does.</summary>
-            private double[] Rounded(double[] want)
-            {
-                var rounded = new HostTensor(_p._out.DType, _p._out.Shape);
-                return rounded.Fill(i => (float)want[i]).ToDoubles();
-            }
-
-            private Comparison CompareLse()
-            {
-                const double unit = 1.0 / (1 << 24);
-                KvAttentionResult want = _p._want.Value;
-                double[] got = DownloadLse().ToDoubles();
-                // On the GPU a query that is finer than the cache is the sum of two of the cache's type.
-                double query = _device.Id == "cpu" || _p._q.DType == _p._cache.Shape.Type ? 0 : _p._cache.Shape.Type == DType.BF16 ? 1.0 / (1 << 17) : 1.0 / (1 << 21);
-                var worst = new Comparison(0, 1e-6, "");
-                for (int i = 0; i < got.Length; i++)
-                {
-                    double score = ((((4 * Math.Sqrt(_p._q.Shape[2])) + 3) * unit) + query) * want.LargestScore[i];
-                    double gate = score + (1e-6 * (1 + Math.Abs(want.LogSumExp[i])));
-                    double error = got[i].Equals(want.LogSumExp[i]) ? 0 : Math.Abs(got[i] - want.LogSumExp[i]);
-                    worst = Comparison.Worst(worst, new Comparison(error, double.IsFinite(gate) ? gate : 0, $"lse row {i}"));
-                }
-                return worst;
-            }
-
-            private HostTensor NewLse() => new(DType.F32, [_p._q.Shape[0], _p._q.Shape[1]]);
-
-            private HostTensor DownloadLse()
-            {
-                HostTensor got = NewLse();
-                got.Download(_lse!);
-                return got;
-            }
-
-            private HostTensor DownloadOutput()
-            {
-                var got = new HostTensor(_p._out.DType, _p._out.Shape, _p._padding);
-                got.Download(_out);
-                return got;
-            }
-        }
+        if (double.IsNegativeInfinity(highest)) return highest;
+        double sum = Math.Exp(sink - highest);
+        foreach (double score in scores) sum += Math.Exp(score - highest);
+        return highest + Math.Log(sum);
     }
 }

@@ -206,7 +206,7 @@ public sealed class KvScoreHarness : OpHarness
             _want = new Lazy<double[][]>(() => KvScoreReference.Run(_cache, _q, _settings));
         }
 
-        public override long Bytes => _cache.LiveBytes + _q.DataBytes + (Columns() * sizeof(float));
+        public override long Bytes => _cache.LiveKeyBytes + _q.DataBytes + (Columns() * sizeof(float));
 
         public override double Operations => 2.0 * _q.Shape[1] * (_q.Shape[2] / _cache.Shape.KvHeads) * _cache.Shape.HeadDim * Live() * (_lse is null ? 2 : 1);
 

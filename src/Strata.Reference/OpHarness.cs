@@ -53,7 +53,8 @@ public readonly record struct Comparison(double Error, double Gate, string Where
     /// <param name="width">Values in a row.</param>
     /// <param name="gate">The largest error that passes.</param>
     /// <param name="name">Of the output, for <see cref="Where"/>.</param>
-    public static Comparison Rows(ReadOnlySpan<double> got, ReadOnlySpan<double> want, long width, double gate, string name)
+    /// <param name="numbers">Of the rows; null = 0, 1, ...</param>
+    public static Comparison Rows(ReadOnlySpan<double> got, ReadOnlySpan<double> want, long width, double gate, string name, IReadOnlyList<long>? numbers = null)
     {
         var worst = new Comparison(0, gate, "");
         for (int row = 0; width > 0 && row < got.Length / width; row++)
@@ -71,7 +72,7 @@ public readonly record struct Comparison(double Error, double Gate, string Where
                 norm += w * w;
             }
             double error = difference == 0 ? 0 : Math.Sqrt(difference / Math.Max(norm, 1e-60));
-            worst = Worst(worst, new Comparison(error, gate, $"{name} row {row}"));
+            worst = Worst(worst, new Comparison(error, gate, $"{name} row {numbers?[row] ?? row}"));
         }
         return worst;
     }
@@ -90,6 +91,10 @@ public abstract class OpHarness
 
     /// <summary>The data families that the op is tested with.</summary>
     public abstract IReadOnlyList<DataFamily> Families { get; }
+
+    /// <summary>The families that fit a case, the first of <see cref="Families"/> among them; the others have no exact result there.</summary>
+    /// <param name="opCase">The case.</param>
+    public virtual IReadOnlyList<DataFamily> FamiliesOf(OpCase opCase) => Families;
 
     /// <summary>The op's cases.</summary>
     public IReadOnlyList<OpCase> Cases => OpCase.Of(Op);

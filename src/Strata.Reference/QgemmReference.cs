@@ -76,6 +76,25 @@ public static class QgemmReference
     }
 }
 
+/// <summary>What a problem of <see cref="QgemmHarness"/> is made of, for other libraries that compute the same.</summary>
+public interface IQgemmInputs
+{
+    /// <summary>Activations [m, k].</summary>
+    HostTensor X { get; }
+
+    /// <summary>Weights [n, k].</summary>
+    HostWeight W { get; }
+
+    /// <summary>Whether the activations are multiplied as int8.</summary>
+    bool Int8 { get; }
+
+    /// <summary>Compares another library's output with the oracle, row by row at the columns that are checked.</summary>
+    /// <param name="y">[m, n].</param>
+    /// <param name="gate">The largest error that passes.</param>
+    /// <param name="weight">The weights that were multiplied, where the library cannot hold these exactly; null = these.</param>
+    Comparison Compare(HostTensor y, double gate, HostWeight? weight = null);
+}
+
 /// <summary>qgemm for tests, verify and bench. Keys: m, n, k, format (f32, f16, bf16, q4_0, q4_1, q8_0, q4_k, q6_k, i4), group (of i4), x and y (dtypes),
 /// int8 (activations), padding (elements between rows).</summary>
 public sealed class QgemmHarness : OpHarness
@@ -93,7 +112,7 @@ public sealed class QgemmHarness : OpHarness
         return new Problem(opCase, family, seed);
     }
 
-    private sealed class Problem : OpProblem
+    private sealed class Problem : OpProblem, IQgemmInputs
     {
         private readonly HostTensor _x, _y;
         private readonly HostWeight _w;
@@ -127,6 +146,19 @@ public sealed class QgemmHarness : OpHarness
         public override double Operations => 2.0 * _x.Shape[0] * _w.N * _w.K;
 
         public override Roof Roof => _int8 ? Roof.Int8 : Roof.Fp32;
+
+        HostTensor IQgemmInputs.X => _x;
+
+        HostWeight IQgemmInputs.W => _w;
+
+        bool IQgemmInputs.Int8 => _int8;
+
+        Comparison IQgemmInputs.Compare(HostTensor y, double gate, HostWeight? weight)
+        {
+            double[] want = weight is null ? _want.Value.Values : QgemmReference.Run(_x, weight, _int8, _rows, _columns).Values;
+            double[] got = [.. _rows.SelectMany(row => _columns.Select(column => y[row, column]))];
+            return Comparison.Rows(got, want, _columns.Length, gate, "y", _rows);
+        }
 
         public override OpRun Bind(Device device, Poison poison) => new Bound(this, device, poison);
 

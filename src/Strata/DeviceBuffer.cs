@@ -98,7 +98,7 @@ public sealed unsafe class DeviceBuffer : IDisposable
 }
 
 /// <summary>A dense tensor that owns its memory.</summary>
-/// <typeparam name="T">float, Half, BFloat16, int, sbyte or byte.</typeparam>
+/// <typeparam name="T">float, Half, BFloat16, int, sbyte, byte or Float8E4M3.</typeparam>
 public sealed class DeviceTensor<T> : IDisposable where T : unmanaged
 {
     private readonly DeviceBuffer _buffer;

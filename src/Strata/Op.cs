@@ -97,15 +97,19 @@ public static unsafe class OpVerbs
     /// <param name="workspace">Scratch of at least <see cref="WorkspaceBytes"/>; null if that is 0. One run at a time may use it.</param>
     /// <param name="stream">The stream; null = the default one.</param>
     /// <exception cref="StrataException">Shapes, types, pointers, indices or the workspace do not fit; nothing was changed.</exception>
-    public static void Run<TOp>(this TOp op, Device device, DeviceBuffer? workspace = null, StrataStream? stream = null) where TOp : struct, IOp
+    public static void Run<TOp>(this TOp op, Device device, DeviceBuffer? workspace = null, StrataStream? stream = null) where TOp : struct, IOp =>
+        op.RunAt(device, workspace, 0, stream);
+
+    /// <summary>The same with the part of the workspace that begins at <paramref name="offset"/>.</summary>
+    internal static void RunAt<TOp>(this TOp op, Device device, DeviceBuffer? workspace, long offset, StrataStream? stream) where TOp : struct, IOp
     {
         ArgumentNullException.ThrowIfNull(device);
         var call = new OpInvocation
         {
             Which = OpInvocation.Verb.Run,
             Device = device,
-            Scratch = workspace is null ? null : (void*)workspace.Pointer,
-            ScratchBytes = workspace is null ? 0 : (nuint)workspace.Bytes,
+            Scratch = workspace is null ? null : (void*)(workspace.Pointer + (nint)offset),
+            ScratchBytes = workspace is null ? 0 : (nuint)(workspace.Bytes - offset),
             Stream = StrataStream.Raw(stream),
         };
         StrataException.ThrowIfFailed(op.Invoke(ref call));

@@ -22,13 +22,34 @@ Status check_room(const CheckMode &mode, const KvAppendProblem &p) {
     return STRATA_OK;
 }
 
-Status check_no_overlap(const CheckMode &mode, const char *name, const View &output, const KvAppendProblem &p) {
-    TRY(check_no_partial_overlap(mode, name, output, "keys", p.keys, false));
-    TRY(check_no_partial_overlap(mode, name, output, "values", p.values, false));
-    TRY(check_no_partial_overlap(mode, name, output, "positions", p.positions, false));
-    TRY(check_no_partial_overlap(mode, name, output, "row_offsets", p.row_offsets, false));
-    TRY(check_no_partial_overlap(mode, name, output, "cache.page_table", p.cache.table, false));
-    return check_no_partial_overlap(mode, name, output, "cache.lengths", p.cache.lengths, false);
+// What is written may not be what is read. Parts of the cache may interleave in one allocation, so they are not held against each other.
+Status check_no_overlap(const CheckMode &mode, const KvAppendProblem &p) {
+    const struct {
+        const char *name;
+        const View &view;
+    } inputs[] = {{"keys", p.keys},
+                  {"values", p.values},
+                  {"positions", p.positions},
+                  {"row_offsets", p.row_offsets},
+                  {"frequency_factors", p.factors},
+                  {"cache.page_table", p.cache.table},
+                  {"cache.lengths", p.cache.lengths},
+                  {"cache.tail_table", p.cache.tail_table}},
+      outputs[] = {{"cache.keys", p.cache.keys},
+                   {"cache.values", p.cache.values},
+                   {"cache.positions", p.cache.positions},
+                   {"cache.logit_bias", p.cache.logit_bias},
+                   {"cache.key_norms", p.cache.key_norms},
+                   {"cache.value_norms", p.cache.value_norms},
+                   {"cache.key_scales", p.cache.key_scales},
+                   {"cache.value_scales", p.cache.value_scales},
+                   {"cache.key_tail", p.cache.key_tail}};
+    for (const auto &output : outputs) {
+        for (const auto &input : inputs) {
+            TRY(check_no_partial_overlap(mode, output.name, output.view, input.name, input.view, false));
+        }
+    }
+    return STRATA_OK;
 }
 
 } // namespace
@@ -53,6 +74,7 @@ Status check_kv_append(const CheckMode &mode, const strata_kv_append_args &args,
         }
     }
     TRY(check_rope(mode, args.rope, p.cache.head_dim, &p.rope));
+    TRY(check_frequency_factors(mode, args.frequency_factors, p.rope, &p.factors));
     const bool positions_needed = p.rope.mode != STRATA_ROPE_NONE || p.cache.positions.present();
     if (positions_needed && !p.positions.present()) {
         return fail(STRATA_E_ARGUMENT, mode.op, ": positions is absent, must be there for ",
@@ -65,9 +87,7 @@ Status check_kv_append(const CheckMode &mode, const strata_kv_append_args &args,
     if (mode.read_indices) {
         TRY(check_room(mode, p));
     }
-    TRY(check_no_overlap(mode, "cache.keys", p.cache.keys, p));
-    TRY(check_no_overlap(mode, "cache.values", p.cache.values, p));
-    return check_no_overlap(mode, "cache.positions", p.cache.positions, p);
+    return check_no_overlap(mode, p);
 }
 
 } // namespace strata

@@ -12,6 +12,7 @@ struct KvAppendProblem {
     View values;      // [tokens, kv_heads, head_dim]
     View positions;   // int32 [tokens], or absent: no rope and no positions in the cache
     View row_offsets; // int32 [batch + 1], or absent: batch is 1
+    View factors;     // f32 [rope.dims / 2], or absent
     strata_rope_params rope;
     std::int64_t tokens;
 

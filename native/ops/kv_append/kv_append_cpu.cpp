@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// kv_append on the CPU: K rows, turned by their positions, and V rows into the last slots of their sequences.
+// kv_append on the CPU: K rows, turned by their positions, and V rows into the last slots of their sequences, quantised as the cache says.
 //
-// Shapes   keys, values [tokens, kv_heads, head_dim]; cache pages [page_size, head_dim].
-// Bound    bytes: each element is read once and written once; the angles of a token serve all its heads.
-// Split    chunks of whole tokens. No two rows of a call may name the same slot: who would win is not defined.
+// Shapes   keys, values [tokens, kv_heads, head_dim]; cache pages [page_size, head_dim], see strata_kv_layout.
+// Bound    bytes: each element is read once and written once; the angles of a token serve all heads that have it in the same block.
+// Split    blocks of 32 slots of a sequence, all heads of it one after another: no two chunks write one word of a page. A tail is read by the first
+//          block and written by the last 32 rows, so that where it is not empty one chunk does both. No two rows of a call may name the same slot:
+//          who would win is not defined.
+// Names    a piece: the new rows of one block and head; row r of it: slot 32 block + r.
 #include "core/rope_angles.h"
 #include "core/thread_pool.h"
 #include "ops/kv_append/kv_append.h"
-#include "simd/vec.h"
+#include "ops/kv_append/kv_append_pages.h"
+#include "ops/kv_append/kv_append_quantize.h"
+#include "simd/hadamard.h"
 
 namespace strata::STRATA_ISA_NAMESPACE {
 
@@ -16,9 +21,39 @@ namespace {
 // Elements below which waking another thread costs more than it saves.
 constexpr std::int64_t kElementsPerChunk = 16384;
 constexpr std::int32_t kMaxHeadDim = 512;
+constexpr std::int32_t kMaxGroups = kMaxHeadDim / kKvBlock;
+constexpr std::int32_t kRows = kKvBlock;
 
-struct Rotation {
+struct Run {
+    const KvAppendProblem &p;
     double frequencies[kMaxHeadDim / 2];
+};
+
+/// What one thread works with: a block of rows in fp32 and encoded, and the angles of its tokens.
+struct Scratch {
+    alignas(64) float rows[kRows * kMaxHeadDim];
+    alignas(64) std::uint8_t codes[kRows * kMaxHeadDim * 4];
+    alignas(64) float cosine[kRows * kMaxHeadDim / 2];
+    alignas(64) float sine[kRows * kMaxHeadDim / 2];
+    std::int64_t first_angle, angles; // tokens whose angles are there
+};
+
+/// New rows first ... end - 1 of a block; `token` is the input row of row `first`.
+struct Piece {
+    std::int64_t sequence, head, block, token;
+    std::int32_t first, end;
+    std::int32_t kept_from; // the first row that the tail still needs after this call
+
+    std::int32_t slot(std::int32_t row) const { return static_cast<std::int32_t>(block * kRows) + row; }
+};
+
+/// Keys or values of the cache, and their input.
+struct Side {
+    const View &input, &pool, &scales, &norms;
+    std::int32_t format;
+    bool keys;
+
+    std::int32_t bits() const { return format == STRATA_KV_PLAIN ? 8 * dtype_bytes(pool.dtype) : format == STRATA_KV_I4_BLOCK ? 4 : 8; }
 };
 
 void convert(std::int32_t from_dtype, const void *from, std::int64_t from_at, std::int32_t to_dtype, void *to, std::int64_t to_at,
@@ -29,18 +64,249 @@ void convert(std::int32_t from_dtype, const void *from, std::int64_t from_at, st
     }
 }
 
-std::int64_t row_offset(const KvAppendProblem &p, std::int64_t sequence) {
-    if (!p.row_offsets.present()) return sequence == 0 ? 0 : p.tokens;
-    return static_cast<const std::int32_t *>(p.row_offsets.data)[sequence * p.row_offsets.stride[0]];
+template <class T>
+T &element(const View &view, std::int64_t at) {
+    return static_cast<T *>(view.data)[at];
 }
 
-// The sequence that a row belongs to: the last one that begins at or before it and is not empty.
-std::int64_t sequence_of(const KvAppendProblem &p, std::int64_t token) {
+std::int64_t page_of(const KvCacheView &cache, const Piece &piece, std::int32_t slot) {
+    return cache.table_row(piece.sequence, piece.head)[slot / cache.page_size];
+}
+
+std::int32_t row_stride(const KvCacheView &cache) { return (cache.head_dim + 15) / 16 * 16; }
+
+/// Calls body(page, in_page, row, count) for each page that the rows `first` ... `end` - 1 of a piece's block lie in.
+template <class Body>
+void for_pages(const KvCacheView &cache, const Piece &piece, std::int32_t first, std::int32_t end, Body &&body) {
+    while (first < end) {
+        const std::int32_t in_page = piece.slot(first) % cache.page_size;
+        const std::int32_t count = cache.page_size - in_page < end - first ? cache.page_size - in_page : end - first;
+        body(page_of(cache, piece, piece.slot(first)), in_page, first, count);
+        first += count;
+    }
+}
+
+// ---------------------------------------------------------------- rows in fp32
+
+void prepare_angles(const Run &run, const Piece &piece, Scratch &s) {
+    const std::int64_t count = piece.end - piece.first;
+    if (s.first_angle == piece.token && s.angles >= count) return;
+    const std::int64_t pairs = run.p.pairs();
+    for (std::int64_t i = 0; i < count; ++i) {
+        const std::int32_t position = element<std::int32_t>(run.p.positions, (piece.token + i) * run.p.positions.stride[0]);
+        rope_angles(run.frequencies, pairs, position, run.p.rope.magnitude, s.cosine + i * pairs, s.sine + i * pairs);
+    }
+    s.first_angle = piece.token;
+    s.angles = count;
+}
+
+float norm_of(const float *row, std::int32_t width) {
+    F32x16 sum = F32x16::zero();
+    for (std::int32_t i = 0; i < width; i += 16) {
+        const F32x16 x = load_as_f32(STRATA_DTYPE_F32, row, i, width - i);
+        sum = sum + x * x;
+    }
+    return std::sqrt(reduce_add(sum));
+}
+
+/// Input rows of a piece as the cache stores them, but for their format.
+void fetch(const Run &run, const Piece &piece, const Side &side, Scratch &s) {
+    const KvCacheView &cache = run.p.cache;
+    const std::int64_t pairs = side.keys ? run.p.pairs() : 0;
+    if (pairs > 0) prepare_angles(run, piece, s);
+    for (std::int32_t r = piece.first; r < piece.end; ++r) {
+        float *row = s.rows + r * row_stride(cache);
+        const std::int64_t i = r - piece.first;
+        convert(side.input.dtype, side.input.data, (piece.token + i) * side.input.stride[0] + piece.head * side.input.stride[1], STRATA_DTYPE_F32,
+                row, 0, cache.head_dim);
+        if (pairs > 0) rope_turn(run.p.rope.mode, pairs, s.cosine + i * pairs, s.sine + i * pairs, row);
+        if (side.norms.present()) {
+            const std::int32_t slot = piece.slot(r);
+            const float norm = norm_of(row, cache.head_dim);
+            convert(STRATA_DTYPE_F32, &norm, 0, side.norms.dtype, side.norms.data,
+                    cache.row(side.norms, page_of(cache, piece, slot), piece.head, slot % cache.page_size), 1);
+        }
+        if (cache.rotation != 0) hadamard(row, cache.head_dim, cache.rotation);
+    }
+}
+
+// ---------------------------------------------------------------- formats
+
+/// Encoded bytes of one row in Scratch::codes.
+std::int64_t code_bytes(const KvCacheView &cache, const Side &side) {
+    if (side.format == STRATA_KV_PLAIN) return std::int64_t{cache.head_dim} * dtype_bytes(side.pool.dtype);
+    return side.format == STRATA_KV_I4_BLOCK && side.keys ? cache.head_dim / 2 : cache.head_dim;
+}
+
+/// Plain rows, or codes with one scale a row.
+void encode_rows(const KvCacheView &cache, const Piece &piece, const Side &side, Scratch &s) {
+    const std::int64_t bytes = code_bytes(cache, side);
+    for (std::int32_t r = piece.first; r < piece.end; ++r) {
+        const float *row = s.rows + r * row_stride(cache);
+        std::uint8_t *codes = s.codes + r * bytes;
+        if (side.format == STRATA_KV_PLAIN) {
+            convert(STRATA_DTYPE_F32, row, 0, side.pool.dtype, codes, 0, cache.head_dim);
+            continue;
+        }
+        const std::int32_t slot = piece.slot(r);
+        const std::int64_t at = cache.row(side.scales, page_of(cache, piece, slot), piece.head, slot % cache.page_size);
+        element<std::uint16_t>(side.scales, at) =
+            side.format == STRATA_KV_F8 ? encode_row<true>(row, cache.head_dim, codes) : encode_row<false>(row, cache.head_dim, codes);
+    }
+}
+
+/// Values of the block formats: 32 channels of a slot share a scale. Ranges go over channels, scales over slots, sixteen at once.
+void encode_value_groups(const KvCacheView &cache, const Piece &piece, const Side &side, Scratch &s) {
+    const float levels = side.format == STRATA_KV_I8_BLOCK ? 255.0F : 15.0F;
+    const std::int32_t stride = row_stride(cache);
+    const std::int32_t slot = piece.slot(piece.first);
+    const std::int64_t page = page_of(cache, piece, slot);
+    for (std::int32_t group = 0; group * kKvBlock < cache.head_dim; ++group) {
+        const std::int32_t channel = group * kKvBlock;
+        const std::int32_t end = channel + kKvBlock < cache.head_dim ? channel + kKvBlock : cache.head_dim;
+        auto *scales = &element<std::uint16_t>(side.scales, cache.row(side.scales, page, piece.head, 2 * group) + slot % cache.page_size);
+        for (std::int32_t r = piece.first; r < piece.end; r += 16) {
+            const std::int32_t count = piece.end - r < 16 ? piece.end - r : 16;
+            alignas(64) float low[16] = {}, high[16] = {}, broken[16] = {};
+            for (std::int32_t i = 0; i < count; ++i) {
+                BlockRange range;
+                for (std::int32_t c = channel; c < end; c += 16) range.add(F32x16::load(s.rows + (r + i) * stride + c));
+                low[i] = -reduce_max(F32x16::zero() - range.low);
+                high[i] = reduce_max(range.high);
+                broken[i] = any_nan(range.broken) ? std::numeric_limits<float>::quiet_NaN() : 0.0F;
+            }
+            std::uint16_t bits[2][16];
+            const BlockScale scale = BlockScale::of({F32x16::load(low), F32x16::load(high), F32x16::load(broken)}, levels, bits[0], bits[1]);
+            std::memcpy(scales + (r - piece.first), bits[0], static_cast<std::size_t>(count) * 2);
+            std::memcpy(scales + side.scales.stride[2] + (r - piece.first), bits[1], static_cast<std::size_t>(count) * 2);
+            alignas(64) float lanes[3][16];
+            scale.zero.store(lanes[0]);
+            scale.quotient.scale.store(lanes[1]);
+            scale.quotient.reciprocal.store(lanes[2]);
+            for (std::int32_t i = 0; i < count; ++i) {
+                const BlockScale of_row{F32x16::set(lanes[0][i]), {F32x16::set(lanes[1][i]), F32x16::set(lanes[2][i])}};
+                for (std::int32_t c = channel; c < end; c += 16) {
+                    store_codes(s.codes + (r + i) * cache.head_dim + c, of_row.codes(F32x16::load(s.rows + (r + i) * stride + c), levels), 16);
+                }
+            }
+        }
+    }
+}
+
+/// A whole block of keys: its 32 slots of a channel share a scale.
+void encode_key_block(const KvCacheView &cache, const Piece &piece, const Side &side, Scratch &s) {
+    const float levels = side.format == STRATA_KV_I8_BLOCK ? 255.0F : 15.0F;
+    const std::int32_t stride = row_stride(cache);
+    const std::int64_t in_page = piece.slot(0) % cache.page_size / kRows;
+    auto *scales = &element<std::uint16_t>(side.scales, cache.row(side.scales, page_of(cache, piece, piece.slot(0)), piece.head, in_page));
+    for (std::int32_t c = 0; c < cache.head_dim; c += 16) {
+        BlockRange range;
+        for (std::int32_t r = 0; r < kRows; ++r) range.add(F32x16::load(s.rows + r * stride + c));
+        const BlockScale scale = BlockScale::of(range, levels, scales + c, scales + cache.head_dim + c);
+        for (std::int32_t r = 0; r < kRows; ++r) {
+            store_codes(s.codes + r * cache.head_dim + c, scale.codes(F32x16::load(s.rows + r * stride + c), levels), 16);
+        }
+    }
+    if (side.format == STRATA_KV_I8_BLOCK) return;
+    // Codes of channels 0-3 and 4-7 are the low and the high nibbles of a word. In place: what is written lies before what is still to be read.
+    for (std::int64_t word = 0; word < kRows * cache.head_dim / 8; ++word) {
+        std::uint32_t halves[2];
+        std::memcpy(halves, s.codes + word * 8, 8);
+        halves[0] |= halves[1] << 4;
+        std::memcpy(s.codes + word * 4, halves, 4);
+    }
+}
+
+void place_piece(const KvCacheView &cache, const Piece &piece, const Side &side, const Scratch &s) {
+    const std::int64_t bytes = code_bytes(cache, side);
+    const std::int64_t size = dtype_bytes(side.pool.dtype);
+    for_pages(cache, piece, piece.first, piece.end, [&](std::int64_t page, std::int32_t in_page, std::int32_t row, std::int32_t count) {
+        auto *data = static_cast<unsigned char *>(side.pool.data) + cache.row(side.pool, page, piece.head, 0) * size;
+        place({s.codes + row * bytes, bytes, data, in_page, count, cache.page_size, cache.head_dim}, cache.layout, side.keys, side.bits(),
+              side.pool.stride[2] * size);
+    });
+}
+
+// ---------------------------------------------------------------- pieces
+
+/// Keys of a block format go to the tail; the row that completes a block brings all of it into the page, as rounded to the tail's type.
+void append_to_tail(const Run &run, Piece piece, const Side &side, Scratch &s) {
+    const KvCacheView &cache = run.p.cache;
+    const View &tail = cache.key_tail;
+    const std::int64_t base = cache.tail(piece.sequence, piece.head) * tail.stride[0];
+    for (std::int32_t r = piece.first; r < piece.end; ++r) {
+        float *row = s.rows + r * row_stride(cache);
+        convert(STRATA_DTYPE_F32, row, 0, tail.dtype, s.codes, 0, cache.head_dim);
+        convert(tail.dtype, s.codes, 0, STRATA_DTYPE_F32, row, 0, cache.head_dim);
+        if (piece.slot(r) < piece.kept_from) continue;
+        std::memcpy(static_cast<unsigned char *>(tail.data) + (base + r * tail.stride[1]) * dtype_bytes(tail.dtype), s.codes,
+                    static_cast<std::size_t>(cache.head_dim * dtype_bytes(tail.dtype)));
+    }
+    if (piece.end < kRows) return;
+    for (std::int32_t r = 0; r < piece.first; ++r) {
+        convert(tail.dtype, tail.data, base + r * tail.stride[1], STRATA_DTYPE_F32, s.rows + r * row_stride(cache), 0, cache.head_dim);
+    }
+    encode_key_block(cache, piece, side, s);
+    piece.first = 0;
+    place_piece(cache, piece, side, s);
+}
+
+void append_side(const Run &run, const Piece &piece, const Side &side, Scratch &s) {
+    const KvCacheView &cache = run.p.cache;
+    const bool as_given = (!side.keys || run.p.pairs() == 0) && cache.rotation == 0 && !side.norms.present();
+    if (as_given && side.format == STRATA_KV_PLAIN && cache.layout == STRATA_KV_ROWS) {
+        for (std::int32_t r = piece.first; r < piece.end; ++r) {
+            const std::int32_t slot = piece.slot(r);
+            convert(side.input.dtype, side.input.data, (piece.token + r - piece.first) * side.input.stride[0] + piece.head * side.input.stride[1],
+                    side.pool.dtype, side.pool.data, cache.row(side.pool, page_of(cache, piece, slot), piece.head, slot % cache.page_size),
+                    cache.head_dim);
+        }
+        return;
+    }
+    fetch(run, piece, side, s);
+    if (side.keys && kv_block_scaled(side.format)) return append_to_tail(run, piece, side, s);
+    if (kv_block_scaled(side.format)) {
+        encode_value_groups(cache, piece, side, s);
+    } else {
+        encode_rows(cache, piece, side, s);
+    }
+    place_piece(cache, piece, side, s);
+}
+
+void append_piece(const Run &run, const Piece &piece, Scratch &s) {
+    const KvAppendProblem &p = run.p;
+    const KvCacheView &cache = p.cache;
+    append_side(run, piece, {p.keys, cache.keys, cache.key_scales, cache.key_norms, cache.key_format, true}, s);
+    append_side(run, piece, {p.values, cache.values, cache.value_scales, cache.value_norms, cache.value_format, false}, s);
+    if (!cache.positions.present() && !cache.logit_bias.present()) return;
+    for (std::int32_t r = piece.first; r < piece.end; ++r) {
+        const std::int32_t slot = piece.slot(r);
+        const std::int64_t page = page_of(cache, piece, slot);
+        const std::int32_t in_page = slot % cache.page_size;
+        if (cache.positions.present()) {
+            element<std::int32_t>(cache.positions, cache.row(cache.positions, page, piece.head, in_page)) =
+                element<std::int32_t>(p.positions, (piece.token + r - piece.first) * p.positions.stride[0]);
+        }
+        if (cache.logit_bias.present()) element<float>(cache.logit_bias, cache.row(cache.logit_bias, page, piece.head, in_page)) = 0.0F;
+    }
+}
+
+// ---------------------------------------------------------------- units
+
+std::int64_t row_offset(const KvAppendProblem &p, std::int64_t sequence) {
+    if (!p.row_offsets.present()) return sequence == 0 ? 0 : p.tokens;
+    return element<std::int32_t>(p.row_offsets, sequence * p.row_offsets.stride[0]);
+}
+
+/// Units are numbered through the batch; those of a sequence are as many as its rows can have blocks, wherever they begin, and one or two more.
+std::int64_t first_unit(const KvAppendProblem &p, std::int64_t sequence) { return row_offset(p, sequence) / kRows + 2 * sequence; }
+
+std::int64_t sequence_of_unit(const KvAppendProblem &p, std::int64_t unit) {
     std::int64_t low = 0;
     std::int64_t high = p.cache.batch - 1;
     while (low < high) {
         const std::int64_t middle = (low + high + 1) / 2;
-        if (row_offset(p, middle) <= token) {
+        if (first_unit(p, middle) <= unit) {
             low = middle;
         } else {
             high = middle - 1;
@@ -49,34 +315,47 @@ std::int64_t sequence_of(const KvAppendProblem &p, std::int64_t token) {
     return low;
 }
 
-void append_token(const KvAppendProblem &p, const Rotation &rotation, std::int64_t token, std::int64_t sequence) {
-    const KvCacheView &cache = p.cache;
-    const std::int64_t pairs = p.pairs();
-    const std::int64_t from_end = row_offset(p, sequence + 1) - token;
-    const std::int32_t position = p.positions.present() ? static_cast<const std::int32_t *>(p.positions.data)[token * p.positions.stride[0]] : 0;
-    alignas(64) float cosine[kMaxHeadDim / 2];
-    alignas(64) float sine[kMaxHeadDim / 2];
-    rope_angles(rotation.frequencies, pairs, position, cosine, sine);
-    for (std::int64_t head = 0; head < cache.kv_heads; ++head) {
-        const std::int64_t slot = cache.length(sequence, head) - from_end;
-        const std::int64_t page = cache.table_row(sequence, head)[slot / cache.page_size];
-        const std::int64_t in_page = slot % cache.page_size;
-        const std::int64_t key = token * p.keys.stride[0] + head * p.keys.stride[1];
-        const std::int64_t to = cache.row(cache.keys, page, head, in_page);
-        if (pairs > 0) {
-            alignas(64) float row[kMaxHeadDim];
-            convert(p.keys.dtype, p.keys.data, key, STRATA_DTYPE_F32, row, 0, cache.head_dim);
-            rope_turn(p.rope.mode, pairs, cosine, sine, row);
-            convert(STRATA_DTYPE_F32, row, 0, cache.keys.dtype, cache.keys.data, to, cache.head_dim);
-        } else {
-            convert(p.keys.dtype, p.keys.data, key, cache.keys.dtype, cache.keys.data, to, cache.head_dim);
-        }
-        convert(p.values.dtype, p.values.data, token * p.values.stride[0] + head * p.values.stride[1], cache.values.dtype, cache.values.data,
-                cache.row(cache.values, page, head, in_page), cache.head_dim);
-        if (cache.positions.present()) {
-            static_cast<std::int32_t *>(cache.positions.data)[cache.row(cache.positions, page, head, in_page)] = position;
+void append_unit(const Run &run, std::int64_t unit, Scratch &s) {
+    const KvAppendProblem &p = run.p;
+    const std::int64_t sequence = sequence_of_unit(p, unit);
+    const std::int64_t ordinal = unit - first_unit(p, sequence);
+    const std::int64_t rows_end = row_offset(p, sequence + 1);
+    const std::int64_t rows = rows_end - row_offset(p, sequence);
+    s.angles = 0;
+    // A tail that is not empty is read by the first block and overwritten by the last 32 rows: unit 0 takes those blocks too, after the first.
+    for (std::int64_t turn = 0; turn < (ordinal == 0 ? 3 : 1) && rows > 0; ++turn) {
+        for (std::int64_t head = 0; head < p.cache.kv_heads; ++head) {
+            const std::int64_t end = p.cache.length(sequence, head);
+            const std::int64_t start = end - rows;
+            const std::int64_t last = (end - 1) / kRows;
+            const std::int64_t block = turn == 0 ? start / kRows + ordinal : last - 2 + turn;
+            const bool in_turn = kv_block_scaled(p.cache.key_format) && start % kRows != 0 && block > start / kRows && block >= last - 1;
+            if (block > last || in_turn != (turn > 0)) continue;
+            const std::int64_t slot = block * kRows;
+            const std::int64_t first = start > slot ? start : slot;
+            const std::int64_t stop = end < slot + kRows ? end : slot + kRows;
+            append_piece(run,
+                         {sequence, head, block, rows_end - (end - first), static_cast<std::int32_t>(first - slot),
+                          static_cast<std::int32_t>(stop - slot), static_cast<std::int32_t>(end - kRows)},
+                         s);
         }
     }
+}
+
+/// No two tails of a call may be one: `seen` has a byte for each.
+Status check_tails(const KvCacheView &cache, std::uint8_t *seen) {
+    std::memset(seen, 0, static_cast<std::size_t>(cache.key_tail.shape[0]));
+    for (std::int64_t b = 0; b < cache.batch; ++b) {
+        for (std::int64_t h = 0; h < cache.kv_heads; ++h) {
+            std::uint8_t &used = seen[cache.tail(b, h)];
+            if (used != 0) {
+                return fail(STRATA_E_INDEX, "kv_append: cache.tail_table[", b, ",", h, "] is ", cache.tail(b, h),
+                            ", which another sequence or head has too, must be its own; give every sequence and head a row of key_tail");
+            }
+            used = 1;
+        }
+    }
+    return STRATA_OK;
 }
 
 } // namespace
@@ -84,19 +363,19 @@ void append_token(const KvAppendProblem &p, const Rotation &rotation, std::int64
 Status kv_append_cpu(Exec &exec, const void *problem) {
     const auto &p = *static_cast<const KvAppendProblem *>(problem);
     exec.impl = IMPL_NAME("kv_append");
+    auto *const seen = p.cache.tail_table.present() ? exec.planner.take<std::uint8_t>(p.cache.key_tail.shape[0]) : nullptr;
     if (exec.dry_run || p.tokens == 0) return STRATA_OK;
-    Rotation rotation;
-    if (p.pairs() > 0) rope_frequencies(p.rope, rotation.frequencies);
-    const std::int64_t tokens_per_chunk = 1 + kElementsPerChunk / (p.cache.kv_heads * p.cache.head_dim);
-    const std::int64_t chunks = (p.tokens + tokens_per_chunk - 1) / tokens_per_chunk;
+    if (seen != nullptr) TRY(check_tails(p.cache, seen));
+    Run run{p, {}};
+    if (p.pairs() > 0) rope_frequencies(p.rope, static_cast<const float *>(p.factors.data), p.factors.stride[0], run.frequencies);
+    const std::int64_t units = p.tokens / kRows + 2 * p.cache.batch;
+    const std::int64_t units_per_chunk = 1 + kElementsPerChunk * units / (p.tokens * p.cache.kv_heads * p.cache.head_dim);
+    const std::int64_t chunks = (units + units_per_chunk - 1) / units_per_chunk;
     parallel_for(*exec.pool, chunks, [&](std::int64_t chunk, std::int32_t) {
-        const std::int64_t first = chunk * tokens_per_chunk;
-        const std::int64_t end = first + tokens_per_chunk < p.tokens ? first + tokens_per_chunk : p.tokens;
-        std::int64_t sequence = sequence_of(p, first);
-        for (std::int64_t token = first; token < end; ++token) {
-            while (token >= row_offset(p, sequence + 1)) ++sequence;
-            append_token(p, rotation, token, sequence);
-        }
+        Scratch scratch;
+        const std::int64_t first = chunk * units_per_chunk;
+        const std::int64_t end = first + units_per_chunk < units ? first + units_per_chunk : units;
+        for (std::int64_t unit = first; unit < end; ++unit) append_unit(run, unit, scratch);
     });
     return STRATA_OK;
 }

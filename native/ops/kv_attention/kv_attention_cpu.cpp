@@ -12,6 +12,7 @@
 #include "ops/kv_attention/kv_attention_rows.h"
 #include "ops/kv_attention/kv_attention_softmax.h"
 #include "ops/kv_attention/kv_attention_source.h"
+#include "ops/kv_attention/kv_attention_tiled.h"
 
 #include <cmath>
 
@@ -121,19 +122,23 @@ void load_queries(const Run &run, const Block &block, Tile &tile) {
 void score(Tile &tile) {
     if (takes_rows(tile)) {
         score_rows(tile);
-        return;
+    } else if (takes_tiled(tile, tile.keys)) {
+        score_tiled(tile);
+    } else {
+        widen_keys(tile);
+        multiply_keys(tile);
     }
-    widen_keys(tile);
-    multiply_keys(tile);
 }
 
 void weigh(Tile &tile) {
     if (takes_rows(tile)) {
         weigh_value_rows(tile);
-        return;
+    } else if (takes_tiled(tile, tile.values)) {
+        weigh_tiled(tile);
+    } else {
+        widen_values(tile);
+        weigh_values(tile);
     }
-    widen_values(tile);
-    weigh_values(tile);
 }
 
 /// The side array's bias of a tile's slots.

@@ -64,6 +64,8 @@ struct Tile {
     std::uint64_t seen_by_all;      // bit t: every row sees slot t
     TileSource keys;
     TileSource values;
+    const std::uint8_t
+        *next_keys[kPanels]; // tiled pages: where the panels of the next tile's keys begin, to ask for them early; this tile's if it is the last
 
     bool whole() const { return seen_by_all == ~std::uint64_t{0}; } // 64 slots, seen by every row
 

@@ -23,7 +23,9 @@ Status check_rope(const CheckMode &mode, const strata_rope_args &args, RopeProbl
     TRY(check_equal(mode, "positions.shape[0]", p.positions.shape[0], "x.shape[0]", p.tokens, "pass one position per token"));
     TRY(check_range(mode, "rope.mode", args.rope.mode, STRATA_ROPE_INTERLEAVED, STRATA_ROPE_HALF, "choose how the model pairs its channels"));
     TRY(check_rope(mode, args.rope, p.head_dim, &p.rope));
+    TRY(check_frequency_factors(mode, args.frequency_factors, p.rope, &p.factors));
     TRY(check_no_partial_overlap(mode, "y", p.y, "x", p.x, true));
+    TRY(check_no_partial_overlap(mode, "y", p.y, "frequency_factors", p.factors, false));
     return check_no_partial_overlap(mode, "y", p.y, "positions", p.positions, false);
 }
 

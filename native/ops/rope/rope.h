@@ -13,6 +13,7 @@ struct RopeProblem {
     View x;         // [tokens, heads, head_dim]
     View positions; // int32 [tokens]
     View y;         // like x
+    View factors;   // f32 [rope.dims / 2], or absent
     std::int64_t tokens;
     std::int64_t heads;
     std::int32_t head_dim;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// rope on the CPU: (y0, y1) = (x0 cos a - x1 sin a, x1 cos a + x0 sin a) for each channel pair, a = position *
+// rope on the CPU: (y0, y1) = magnitude (x0 cos a - x1 sin a, x1 cos a + x0 sin a) for each channel pair, a = position *
 // frequency of the pair.
 //
 // Shapes   x, y [tokens, heads, head_dim]; positions [tokens].   Bound: bytes, 2 sizeof(x) an element; angles once a
@@ -31,7 +31,7 @@ void turn_token(const RopeProblem &p, const double *frequencies, std::int64_t to
     float sine[kMaxRopePairs];
     float row[2 * kMaxRopePairs];
     const std::int32_t position = static_cast<const std::int32_t *>(p.positions.data)[token * p.positions.stride[0]];
-    rope_angles(frequencies, pairs, position, cosine, sine);
+    rope_angles(frequencies, pairs, position, p.rope.magnitude, cosine, sine);
     for (std::int64_t head = 0; head < p.heads; ++head) {
         const std::int64_t x = token * p.x.stride[0] + head * p.x.stride[1];
         const std::int64_t y = token * p.y.stride[0] + head * p.y.stride[1];
@@ -50,7 +50,7 @@ Status rope_cpu(Exec &exec, const void *problem) {
         return STRATA_OK;
     }
     double frequencies[kMaxRopePairs];
-    rope_frequencies(p.rope, frequencies);
+    rope_frequencies(p.rope, static_cast<const float *>(p.factors.data), p.factors.stride[0], frequencies);
     const std::int64_t tokens_per_chunk = 1 + kElementsPerChunk / (p.heads * p.head_dim);
     const std::int64_t chunks = (p.tokens + tokens_per_chunk - 1) / tokens_per_chunk;
     parallel_for(*exec.pool, chunks, [&](std::int64_t chunk, std::int32_t) {

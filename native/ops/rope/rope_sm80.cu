@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// rope on the GPU: (y0, y1) = (x0 cos a - x1 sin a, x1 cos a + x0 sin a) for each channel pair, a = position *
+// rope on the GPU: (y0, y1) = magnitude (x0 cos a - x1 sin a, x1 cos a + x0 sin a) for each channel pair, a = position *
 // frequency of the pair.
 //
 // Shapes   x, y [tokens, heads, head_dim]; positions [tokens].
@@ -54,7 +54,7 @@ GPU_KERNEL(kThreads, 8) rope_kernel(RopeParams p) {
         }
         float sine = 0.0f;
         float cosine = 1.0f;
-        if (turns) rope_angle(p.table, p.positions[token * p.position_step], slot, sine, cosine);
+        if (turns) rope_angle(p.table, p.positions[token * p.position_step], rope_frequency(p.table, slot), sine, cosine);
         GPU_UNROLL
         for (int i = 0; i < kHeads; ++i) {
             if (i >= count) continue;
@@ -85,7 +85,7 @@ Status rope_gpu(Exec &exec, const void *problem) {
     params.dtype = p.x.dtype;
     params.slots = p.head_dim - p.rope.dims / 2;
     params.work = p.tokens * params.head_groups * params.slots;
-    params.table = rope_table(p.rope);
+    params.table = rope_table(p.rope, p.factors);
     const int grid = grid_blocks(params.work, kThreads, exec.multiprocessors);
     return launched("rope", GPU_LAUNCH(rope_kernel, grid, kThreads, 0, exec.stream, params));
 }

@@ -152,7 +152,7 @@ public sealed class KvCompactTests
         AssertFails(scene.Op with { KeptCounts = scene.Integers([3], 1, 1) }, StrataStatus.Shape, "kept_counts.shape is 1, must equal kv_heads = 2");
         AssertFails(scene.Op with { NewLengths = scene.Keys.View.Reshape(9, PageSize * HeadDim) }, StrataStatus.DType, "new_lengths.dtype is f32 (1), must be i32");
         AssertFails(scene.Op with { NewLengths = TensorView.Borrow<int>(scene.Kept.View.Pointer, [1, 2], scene.Kept) }, StrataStatus.Argument, "new_lengths overlaps kept, must be separate memory");
-        AssertFails(scene.Op with { Cache = new KvCache { Keys = scene.Keys, Values = scene.Keys.View.Slice(0, 3), PageTable = scene.Table, Lengths = scene.Lengths } }, StrataStatus.Shape, "cache.values.shape[0] is 3, must equal cache.keys.shape[0] = 9");
+        AssertFails(scene.Op with { Cache = new KvCache { Keys = scene.Keys, Values = scene.Keys.View.Slice(0, 3), PageTable = scene.Table, Lengths = scene.Lengths } }, StrataStatus.Shape, "cache.values.shape[0] is 3, must be 9 to match cache.keys");
 
         void AssertFails(KvCompact op, StrataStatus status, string part)
         {
