@@ -18,6 +18,7 @@
 //   flush(x): denormal lanes become zeros of their sign      exp_of_weight(x): exp with less work at the ends; x is at most 64
 //   Bf16x32  32 bf16 numbers, a pair to a lane: load store  set_pair(p): p[0], p[1] in every lane  zip(p, q): p[l], q[l] in lane l
 //   narrow(a, b): the lanes of a, then of b, to nearest even, denormals as zeros      even_as_f32(p), odd_as_f32(p): one of each pair
+//   as_words(p), as_pairs(x): the same bits, to move pairs as lanes
 //   dot(sum, p, q): lane l: fma(p[2l], q[2l], fma(p[2l+1], q[2l+1], sum)), denormal operands and results as zeros: the hardware's to the bit
 //   U8x64    64 bytes, four to a lane: load, low_nibbles, high_nibbles, exclusive or
 //   byte_as_f32<b>(u), nibble_as_f32<i>(u): lane l: byte b of its four, nibble i of its eight (0 = low nibble of byte 0), as a float
@@ -49,6 +50,13 @@ namespace strata::STRATA_ISA_NAMESPACE {
 #define STRATA_STRING(x) STRATA_STRING_(x)
 /// "qgemm/avx2": the name a kernel file reports as exec.impl.
 #define IMPL_NAME(op) op "/" STRATA_STRING(STRATA_ISA_NAMESPACE)
+
+/// Whether dot is one instruction. Whether that is a fast one, bf16_dot_is_fast of core/cpu_isa.h knows.
+#if defined(__AVX512BF16__)
+inline constexpr bool kBf16Dot = true;
+#else
+inline constexpr bool kBf16Dot = false;
+#endif
 
 // exp(x) = 2^n p(r), |r| <= ln2/2: degree-6 minimax polynomial, below 2 ulp on [-87, 88]; below -87.3 it gives 0, above 88.7 infinity, NaN stays NaN.
 inline F32x16 exp(F32x16 x) {

@@ -238,9 +238,9 @@ inline Bf16x32 narrow(F32x16 a, F32x16 b) {
     flush(b).store_bf16(numbers + 16);
     return Bf16x32::load(numbers);
 }
-inline F32x16 even_as_f32(Bf16x32 p) {
-    return {_mm256_castsi256_ps(_mm256_slli_epi32(p.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(p.b, 16))};
-}
+inline F32x16 as_words(Bf16x32 p) { return {_mm256_castsi256_ps(p.a), _mm256_castsi256_ps(p.b)}; }
+inline Bf16x32 as_pairs(F32x16 x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+inline F32x16 even_as_f32(Bf16x32 p) { return {_mm256_castsi256_ps(_mm256_slli_epi32(p.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(p.b, 16))}; }
 inline F32x16 odd_as_f32(Bf16x32 p) {
     const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000U));
     return {_mm256_castsi256_ps(_mm256_and_si256(p.a, high)), _mm256_castsi256_ps(_mm256_and_si256(p.b, high))};

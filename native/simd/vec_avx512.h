@@ -135,17 +135,17 @@ struct Bf16x32 {
     }
     void store(std::uint16_t *p) const { _mm512_storeu_si512(p, v); }
 };
+inline F32x16 as_words(Bf16x32 p) { return {_mm512_castsi512_ps(p.v)}; }
+inline Bf16x32 as_pairs(F32x16 x) { return {_mm512_castps_si512(x.v)}; }
 inline F32x16 even_as_f32(Bf16x32 p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(p.v, 16))}; }
 inline F32x16 odd_as_f32(Bf16x32 p) { return {_mm512_castsi512_ps(_mm512_and_si512(p.v, _mm512_set1_epi32(static_cast<int>(0xffff0000U))))}; }
 #if defined(__AVX512BF16__)
-inline Bf16x32 narrow(F32x16 a, F32x16 b) { return {reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b.v, a.v))}; }
+inline Bf16x32 narrow(F32x16 a, F32x16 b) { return {__builtin_bit_cast(__m512i, _mm512_cvtne2ps_pbh(b.v, a.v))}; }
 inline F32x16 dot(F32x16 sum, Bf16x32 p, Bf16x32 q) {
-    return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(p.v), reinterpret_cast<__m512bh>(q.v))};
+    return {_mm512_dpbf16_ps(sum.v, __builtin_bit_cast(__m512bh, p.v), __builtin_bit_cast(__m512bh, q.v))};
 }
 #else
-inline Bf16x32 narrow(F32x16 a, F32x16 b) {
-    return {_mm512_inserti64x4(_mm512_castsi256_si512(flush(a).to_bf16()), flush(b).to_bf16(), 1)};
-}
+inline Bf16x32 narrow(F32x16 a, F32x16 b) { return {_mm512_inserti64x4(_mm512_castsi256_si512(flush(a).to_bf16()), flush(b).to_bf16(), 1)}; }
 inline F32x16 dot(F32x16 sum, Bf16x32 p, Bf16x32 q) {
     const F32x16 odd = flush(fma(flush(odd_as_f32(p)), flush(odd_as_f32(q)), flush(sum)));
     return flush(fma(flush(even_as_f32(p)), flush(even_as_f32(q)), odd));

@@ -209,6 +209,16 @@ inline Bf16x32 narrow(F32x16 a, F32x16 b) {
     flush(b).store_bf16(r.v + 16);
     return r;
 }
+inline F32x16 as_words(Bf16x32 p) {
+    F32x16 r;
+    std::memcpy(r.v, p.v, sizeof r.v);
+    return r;
+}
+inline Bf16x32 as_pairs(F32x16 x) {
+    Bf16x32 r;
+    std::memcpy(r.v, x.v, sizeof r.v);
+    return r;
+}
 inline F32x16 even_as_f32(Bf16x32 p) {
     F32x16 r;
     LANES r.v[i] = bf16_to_f32(p.v[2 * i]);

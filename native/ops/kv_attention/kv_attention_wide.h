@@ -90,15 +90,19 @@ inline F32x16 load_channels(const void *row, std::int32_t d, std::int32_t lanes)
     }
 }
 
-/// The same from a swizzled page: two chunks of 8 channels, wherever they went.
+/// Where a swizzled page holds channels d ... d + 7 of a slot.
+inline const std::uint16_t *swizzled_chunk(const TileSource &source, std::int32_t panel, std::int32_t t, std::int32_t d) {
+    const std::int32_t slot = source.first_slot[panel] + t;
+    const auto *block = reinterpret_cast<const std::uint16_t *>(source.blocks[panel]) + (d / 64 * source.page_size + slot) * 64;
+    return block + (d % 64 / 8 ^ (slot & 7)) * 8;
+}
+
+/// Channels d ... d + 15 from a swizzled page: two chunks.
 template <Number N>
 inline F32x16 load_swizzled(const TileSource &source, std::int32_t panel, std::int32_t t, std::int32_t d) {
     std::uint16_t halves[16];
-    const std::int32_t slot = source.first_slot[panel] + t;
-    const auto *half_block = reinterpret_cast<const std::uint16_t *>(source.blocks[panel]) + (d / 64 * source.page_size + slot) * 64;
-    const std::int32_t chunk = d % 64 / 8;
-    std::memcpy(halves, half_block + (chunk ^ (slot & 7)) * 8, 16);
-    std::memcpy(halves + 8, half_block + ((chunk + 1) ^ (slot & 7)) * 8, 16);
+    std::memcpy(halves, swizzled_chunk(source, panel, t, d), 16);
+    std::memcpy(halves + 8, swizzled_chunk(source, panel, t, d + 8), 16);
     return N == Number::kF16 ? F32x16::load_f16(halves) : F32x16::load_bf16(halves);
 }
 
