@@ -40,6 +40,11 @@ class Case:
         return sorted(set(self.values) - self.asked)
 
 
+def timed(op: str, name: str, **values: object) -> Case:
+    """A case that only the sweep has."""
+    return Case(op, name, frozenset({"bench"}), {key: str(value) for key, value in values.items()})
+
+
 def read(operators: Path, op: str) -> list[Case]:
     """The cases of an op in the order of its file."""
     found = []

@@ -61,7 +61,8 @@ class Buffer:
 
     def read(self, destination: int) -> None:
         """Copies the whole buffer to a host address."""
-        self._device.library.call("strata_copy", self._device.context, destination, self.address, self.bytes, self._device.constant("STRATA_COPY_TO_HOST"), None)
+        kind = self._device.constant("STRATA_COPY_TO_HOST")
+        self._device.library.call("strata_copy", self._device.context, destination, self.address, self.bytes, kind, None)
 
     def fill(self, value: int) -> None:
         self._device.library.call("strata_fill", self._device.context, self.address, value, max(1, self.bytes), None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-# How NumPy holds each type; bfloat16 has none there and travels as its 16 bits.
-STORAGE = {"f32": np.dtype(np.float32), "f16": np.dtype(np.float16), "bf16": np.dtype(np.uint16), "i32": np.dtype(np.int32), "i8": np.dtype(np.int8), "u8": np.dtype(np.uint8), "f8e4m3": np.dtype(np.uint8)}
+# How NumPy holds each type: those that it does not have travel as their bits.
+_NAMES = {"f32": "float32", "f16": "float16", "bf16": "uint16", "i32": "int32", "i8": "int8", "u8": "uint8", "f8e4m3": "uint8"}
+STORAGE = {kind: np.dtype(name) for kind, name in _NAMES.items()}
 
 
 def _e4m3() -> np.ndarray:

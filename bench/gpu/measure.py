@@ -63,30 +63,30 @@ def open_device(options: argparse.Namespace) -> Device:
 
 def environment(options: argparse.Namespace, report: Report) -> int:
     data, found = report.data, report.data["environment"]
-    found["python"] = platform.python_version()
-    found["numpy"] = np.__version__
-    for name, command in (("nvidia_smi", ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.sm,clocks.mem,temperature.gpu,mig.mode.current", "--format=csv,noheader"]),
-                          ("nvcc", ["nvcc", "--version"])):
+    data["dry_run"] = options.dry_run
+    if options.dry_run and not options.torch:
+        data["notes"].append("a peer with a * is a stand-in for PyTorch's, a NumPy sum over the output")
+    device = open_device(options)
+    found["build"] = device.library.build
+    data["machine"].update(name=device.info.name.decode(), isa=device.isa, threads=device.info.threads)
+    device.close()
+    commit = Path(options.library) / "commit"
+    found["commit"] = commit.read_text().strip() if commit.exists() else "not known: the library is not one that run.sh --prepare put aside"
+    found["python"], found["numpy"] = platform.python_version(), np.__version__
+    report.save()
+    asked = "name,driver_version,memory.total,clocks.sm,clocks.mem,temperature.gpu,mig.mode.current"
+    for name, command in (("nvidia_smi", ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]), ("nvcc", ["nvcc", "--version"])):
         try:
             lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip().splitlines()
             found[name] = lines[-1] if lines else ""
         except (OSError, subprocess.SubprocessError) as error:
             found[name] = f"not there: {error}"
-    commit = Path(options.library) / "commit"
-    found["commit"] = commit.read_text().strip() if commit.exists() else "not known: the library is not one that run.sh --prepare put aside"
     try:
         import torch
         found["torch"] = f"{torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
         found["torch_attention"] = ", ".join(name for name in dir(torch.nn.attention) if not name.startswith("_")) if hasattr(torch.nn, "attention") else ""
     except ImportError:
         found["torch"] = "not there"
-    data["dry_run"] = options.dry_run
-    if options.dry_run and not options.torch:
-        report.data["notes"].append("a peer with a * is a stand-in for PyTorch's, a NumPy sum over the output")
-    device = open_device(options)
-    found["build"] = device.library.build
-    data["machine"].update(name=device.info.name.decode(), isa=device.isa, threads=device.info.threads)
-    device.close()
     print(json.dumps(found, indent=2))
     return 0
 
@@ -151,7 +151,8 @@ def correctness(options: argparse.Namespace, report: Report) -> int:
                 for sentence in _verify(device, problems[op], case, seed, tally, options.sensitivity):
                     tally["failures"].append(f"{op}/{case.name}: {sentence}")
         failures = tally["failures"]
-        print(f"{where} {op}: {tally['cases']} cases, worst {tally['share']:.3f} of its gate at {tally['where'] or 'none'}, {', '.join(tally['implementations'])}"
+        print(f"{where} {op}: {tally['cases']} cases, worst {tally['share']:.3f} of its gate at {tally['where'] or 'none'}, "
+              + ", ".join(tally["implementations"])
               + (f", {len(failures)} FAILED" if failures else ""))
         for sentence in failures[:KEPT_FAILURES]:
             print(f"  FAILED {sentence}")
@@ -165,7 +166,8 @@ def correctness(options: argparse.Namespace, report: Report) -> int:
     return 1 if any(op["failures"] for op in result.values()) else 0
 
 
-def _verify(device: Device, make: Callable[[Memory, cases.Case], Problem], case: cases.Case, seed: int, tally: dict[str, Any], sensitivity: bool) -> Iterator[str]:
+def _verify(device: Device, make: Callable[[Memory, cases.Case], Problem], case: cases.Case, seed: int, tally: dict[str, Any],
+            sensitivity: bool) -> Iterator[str]:
     """What is wrong with one case, a sentence each."""
     try:
         problem = make(BufferMemory(device, 1 + seed), case)
@@ -316,7 +318,8 @@ class Sweep:
             return {"name": peer.name, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}"}
         return {"name": peer.name, "us": rounded(times.median), "ratio": rounded(times.median / ours.median)}
 
-    def _entry(self, row: Row, problem: Problem, state: str, shown: str, times: Times, hot: Times, peers: list[dict[str, Any]], implementation: str, copies: int) -> dict[str, Any]:
+    def _entry(self, row: Row, problem: Problem, state: str, shown: str, times: Times, hot: Times, peers: list[dict[str, Any]], implementation: str,
+               copies: int) -> dict[str, Any]:
         read, peak = self.report.ceiling("read"), self._peak(problem.roof)
         seconds = times.median * 1e-6
         floor = max(problem.bytes / read, problem.operations / peak) if read and peak else None
@@ -328,7 +331,8 @@ class Sweep:
             "gb_s": rounded(problem.bytes / seconds / 1e9), "gflop_s": rounded(problem.operations / seconds / 1e9),
             "limit_share": rounded(floor / seconds) if floor is not None else None,
             "peer": best["name"] if best else None, "ratio": best["ratio"] if best else None,
-            "peer_us": best["us"] if best else None, "peers": peers, "target_us": rounded(target), "target_share": rounded(target / times.median) if target else None,
+            "peer_us": best["us"] if best else None, "peers": peers,
+            "target_us": rounded(target), "target_share": rounded(target / times.median) if target else None,
             "hot_us": rounded(hot.median), "shown": shown, "copies": copies, "implementation": implementation,
         }
 

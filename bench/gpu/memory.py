@@ -200,7 +200,8 @@ class _TorchArray(Array):
         place.copy_(self._torch.empty(place.shape, device=place.device).uniform_(low, high))
 
     def poison_where(self, mask: np.ndarray) -> None:
-        self.native[self._torch.from_numpy(mask).to(self.native.device)] = float("nan") if self.native.is_floating_point() else -1
+        poison = float("nan") if self.native.is_floating_point() else 255 if self.native.dtype == self._torch.uint8 else -1
+        self.native[self._torch.from_numpy(mask).to(self.native.device)] = poison
 
     def _index(self, index: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(self._torch.from_numpy(part.astype(np.int64)).to(self.native.device) if isinstance(part, np.ndarray) else part for part in index)
@@ -214,7 +215,8 @@ class TorchMemory(Memory):
         import torch
         self.torch = torch
         self.place = device.name if device.is_gpu else "cpu"
-        self.types = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i32": torch.int32, "i8": torch.int8, "u8": torch.uint8, "f8e4m3": torch.uint8}
+        self.types = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16, "i32": torch.int32, "i8": torch.int8,
+                      "u8": torch.uint8, "f8e4m3": torch.uint8}
         torch.manual_seed(seed)
 
     def empty(self, shape: tuple[int, ...], kind: str, padding: int = 0) -> Array:

@@ -66,7 +66,8 @@ def _percent(value: float | None) -> str:
 
 
 def _row(row: dict[str, Any]) -> str:
-    return (f"  {row['case'][:27]:27}" + _number(row["median_us"], 8) + _number(row.get("hot_us"), 8) + _number(row["gb_s"] / 1000, 6) + _number(row["gflop_s"] / 1000, 6)
+    return (f"  {row['case'][:27]:27}" + _number(row["median_us"], 8) + _number(row.get("hot_us"), 8)
+            + _number(row["gb_s"] / 1000, 6) + _number(row["gflop_s"] / 1000, 6)
             + _percent(row["limit_share"]) + _percent(row.get("target_share")) + f" {(row['peer'] or '').replace('stand-in for ', '*')[:11]:11}"
             + _number(row.get("peer_us"), 8) + _number(row["ratio"], 6))
 
@@ -78,7 +79,8 @@ def table(report: Report) -> str:
     """Ceilings, correctness, the rows, then whatever went wrong: the last lines are the ones that are kept."""
     data = report.data
     machine = data["machine"]
-    lines = [f"{machine['name']}, {machine['isa']}, {machine['date']}" + (" (dry run: no figure here says anything about a GPU)" if data.get("dry_run") else "")]
+    warning = " (dry run: no figure here says anything about a GPU)" if data.get("dry_run") else ""
+    lines = [f"{machine['name']}, {machine['isa']}, {machine['date']}{warning}"]
     ceilings = [f"{name} {float(value):.4g}" for name, value in data["ceilings"].items()]
     lines += ["ceilings: " + ", ".join(ceilings)] if ceilings else []
     for where, ops in data["correctness"].items():
@@ -86,8 +88,8 @@ def table(report: Report) -> str:
         worst = max(ops.items(), key=lambda item: item[1]["share"] or 0, default=None)
         lines.append(f"fp64 on {where}: {cases} cases of {len(ops)} ops, " + (f"FAILED in {', '.join(bad)}" if bad else "all agree, reruns to the bit")
                      + (f"; worst {worst[1]['share']:.2f} of its gate ({worst[0]})" if worst and worst[1]["share"] is not None else ""))
-        left_out = sum(len(op["unknown"]) for op in ops.values())
-        lines += [f"  left out {left_out} cases of {', '.join(name for name, op in ops.items() if op['unknown'])}: their keys are not known here"] if left_out else []
+        left_out = [f"{len(op['unknown'])} cases of {name}" for name, op in ops.items() if op["unknown"]]
+        lines += [f"  left out {', '.join(left_out)}: their keys are not known here"] if left_out else []
     lines.append(_HEAD)
     shown = [row for row in data["rows"] if row["state"] == row["shown"]]
     for at, row in enumerate(shown):

@@ -21,7 +21,8 @@ class Rotation:
         return Rotation(case.text(key, missing), case.int("dims", 0), case.float("base", 0), case.float("scale", 0))
 
     def parameters(self, abi: Abi) -> Structure:
-        return abi.make("strata_rope_params", mode=abi.constants[f"STRATA_ROPE_{self.mode.upper()}"], dims=self.dims, base=self.base, frequency_scale=self.scale)
+        mode = abi.constants[f"STRATA_ROPE_{self.mode.upper()}"]
+        return abi.make("strata_rope_params", mode=mode, dims=self.dims, base=self.base, frequency_scale=self.scale)
 
     def turn(self, x: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """x [tokens, heads, head_dim] turned by the tokens' positions."""

@@ -11,7 +11,8 @@ from device import Library
 from memory import Array, Memory
 
 # Columns and bytes of a block, by format. I4 keeps its scales in a table of their own.
-_BLOCKS = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q4_0": (32, 18), "q4_1": (32, 20), "q8_0": (32, 34), "q4_k": (256, 144), "q6_k": (256, 210), "i4": (2, 1)}
+_BLOCKS = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q4_0": (32, 18), "q4_1": (32, 20), "q8_0": (32, 34), "q4_k": (256, 144),
+           "q6_k": (256, 210), "i4": (2, 1)}
 
 
 class Weight:

@@ -121,6 +121,16 @@ bool isa_is_emulated(Isa isa) { return kEmulated[static_cast<std::int32_t>(isa)]
 
 Isa best_isa() { return detected().best; }
 
+bool bf16_dot_is_fast() {
+    // AMD's cores take a pair in the time of one fp32 multiply-add, Intel's in four times that: half the rate of fp32, and tiles do that work there.
+    static const bool amd = [] {
+        std::uint32_t a = 0;
+        std::uint32_t name[3] = {};
+        return __get_cpuid(0, &a, &name[0], &name[2], &name[1]) != 0 && std::memcmp(name, "AuthenticAMD", sizeof name) == 0;
+    }();
+    return amd || isa_is_emulated(Isa::kAvx512Vnni); // an emulated set is there to be tested
+}
+
 namespace {
 
 // Emulated sets run on AVX2.

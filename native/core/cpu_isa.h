@@ -26,6 +26,9 @@ bool isa_is_emulated(Isa isa);
 /// The best instruction set of this machine: CPUID, and what the operating system saves. Never an emulated one.
 Isa best_isa();
 
+/// Whether AVX512-BF16's dot product beats fp32 multiply-adds on this processor, by its family: a timing would make results differ from run to run.
+bool bf16_dot_is_fast();
+
 /// The set to use for a requested name: null means STRATA_ISA, and without it the best. An emulated set must be asked for. @errors E_DEVICE: not
 /// here; E_ARGUMENT: no such name.
 Status choose_isa(const char *requested, Isa *isa);

@@ -197,6 +197,58 @@ inline __m256 scale_exp_half(__m256 p, __m256 n, __m256 x) {
     return _mm256_blendv_ps(r, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
 }
 inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) { return {scale_exp_half(p.a, n.a, x.a), scale_exp_half(p.b, n.b, x.b)}; }
+// p 2^n for whole n; from n = -127 down it is 0.
+inline __m256 scale_by_power_half(__m256 p, __m256 n) {
+    const __m256i exponent = _mm256_max_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), _mm256_setzero_si256());
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+}
+inline F32x16 scale_by_power(F32x16 p, F32x16 n) { return {scale_by_power_half(p.a, n.a), scale_by_power_half(p.b, n.b)}; }
+inline __m256 flush_half(__m256 x) {
+    const __m256 sign = _mm256_set1_ps(-0.0F);
+    const __m256 tiny = _mm256_cmp_ps(_mm256_andnot_ps(sign, x), _mm256_set1_ps(1.17549435e-38F), _CMP_LT_OQ);
+    return _mm256_andnot_ps(_mm256_andnot_ps(sign, tiny), x);
+}
+inline F32x16 flush(F32x16 x) { return {flush_half(x.a), flush_half(x.b)}; }
+
+struct Bf16x32 {
+    __m256i a; // pairs 0-7
+    __m256i b; // pairs 8-15
+    static Bf16x32 load(const std::uint16_t *p) {
+        return {_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p + 16))};
+    }
+    static Bf16x32 set_pair(const std::uint16_t *p) {
+        std::int32_t word;
+        std::memcpy(&word, p, 4);
+        return {_mm256_set1_epi32(word), _mm256_set1_epi32(word)};
+    }
+    static __m256i zip_half(const std::uint16_t *p, const std::uint16_t *q) {
+        const __m256i even = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+        const __m256i odd = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(q)));
+        return _mm256_or_si256(even, _mm256_slli_epi32(odd, 16));
+    }
+    static Bf16x32 zip(const std::uint16_t *p, const std::uint16_t *q) { return {zip_half(p, q), zip_half(p + 8, q + 8)}; }
+    void store(std::uint16_t *p) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 16), b);
+    }
+};
+inline Bf16x32 narrow(F32x16 a, F32x16 b) {
+    alignas(32) std::uint16_t numbers[32];
+    flush(a).store_bf16(numbers);
+    flush(b).store_bf16(numbers + 16);
+    return Bf16x32::load(numbers);
+}
+inline F32x16 as_words(Bf16x32 p) { return {_mm256_castsi256_ps(p.a), _mm256_castsi256_ps(p.b)}; }
+inline Bf16x32 as_pairs(F32x16 x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+inline F32x16 even_as_f32(Bf16x32 p) { return {_mm256_castsi256_ps(_mm256_slli_epi32(p.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(p.b, 16))}; }
+inline F32x16 odd_as_f32(Bf16x32 p) {
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000U));
+    return {_mm256_castsi256_ps(_mm256_and_si256(p.a, high)), _mm256_castsi256_ps(_mm256_and_si256(p.b, high))};
+}
+inline F32x16 dot(F32x16 sum, Bf16x32 p, Bf16x32 q) {
+    const F32x16 odd = flush(fma(flush(odd_as_f32(p)), flush(odd_as_f32(q)), flush(sum)));
+    return flush(fma(flush(even_as_f32(p)), flush(even_as_f32(q)), odd));
+}
 
 struct I32x16 {
     __m256i a;

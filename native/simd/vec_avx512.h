@@ -113,6 +113,44 @@ inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
     r = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.33F), _CMP_NLT_UQ), r);
     return {_mm512_mask_mov_ps(r, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), x.v)};
 }
+// p 2^n for whole n.
+inline F32x16 scale_by_power(F32x16 p, F32x16 n) { return {_mm512_scalef_ps(p.v, n.v)}; }
+inline F32x16 flush(F32x16 x) {
+    const __mmask16 tiny = _mm512_cmp_ps_mask(_mm512_abs_ps(x.v), _mm512_set1_ps(1.17549435e-38F), _CMP_LT_OQ);
+    return {_mm512_mask_and_ps(x.v, tiny, x.v, _mm512_set1_ps(-0.0F))};
+}
+
+struct Bf16x32 {
+    __m512i v;
+    static Bf16x32 load(const std::uint16_t *p) { return {_mm512_loadu_si512(p)}; }
+    static Bf16x32 set_pair(const std::uint16_t *p) {
+        std::int32_t word;
+        std::memcpy(&word, p, 4);
+        return {_mm512_set1_epi32(word)};
+    }
+    static Bf16x32 zip(const std::uint16_t *p, const std::uint16_t *q) {
+        const __m512i even = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+        const __m512i odd = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(q)));
+        return {_mm512_or_si512(even, _mm512_slli_epi32(odd, 16))};
+    }
+    void store(std::uint16_t *p) const { _mm512_storeu_si512(p, v); }
+};
+inline F32x16 as_words(Bf16x32 p) { return {_mm512_castsi512_ps(p.v)}; }
+inline Bf16x32 as_pairs(F32x16 x) { return {_mm512_castps_si512(x.v)}; }
+inline F32x16 even_as_f32(Bf16x32 p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(p.v, 16))}; }
+inline F32x16 odd_as_f32(Bf16x32 p) { return {_mm512_castsi512_ps(_mm512_and_si512(p.v, _mm512_set1_epi32(static_cast<int>(0xffff0000U))))}; }
+#if defined(__AVX512BF16__)
+inline Bf16x32 narrow(F32x16 a, F32x16 b) { return {__builtin_bit_cast(__m512i, _mm512_cvtne2ps_pbh(b.v, a.v))}; }
+inline F32x16 dot(F32x16 sum, Bf16x32 p, Bf16x32 q) {
+    return {_mm512_dpbf16_ps(sum.v, __builtin_bit_cast(__m512bh, p.v), __builtin_bit_cast(__m512bh, q.v))};
+}
+#else
+inline Bf16x32 narrow(F32x16 a, F32x16 b) { return {_mm512_inserti64x4(_mm512_castsi256_si512(flush(a).to_bf16()), flush(b).to_bf16(), 1)}; }
+inline F32x16 dot(F32x16 sum, Bf16x32 p, Bf16x32 q) {
+    const F32x16 odd = flush(fma(flush(odd_as_f32(p)), flush(odd_as_f32(q)), flush(sum)));
+    return flush(fma(flush(even_as_f32(p)), flush(even_as_f32(q)), odd));
+}
+#endif
 
 struct I32x16 {
     __m512i v;

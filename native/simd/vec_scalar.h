@@ -171,6 +171,73 @@ inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
     }
     return p;
 }
+// p 2^n for whole n; from n = -127 down it is 0.
+inline F32x16 scale_by_power(F32x16 p, F32x16 n) {
+    LANES {
+        const auto whole = n.v[i] == n.v[i] ? static_cast<std::int32_t>(n.v[i]) : 0;
+        p.v[i] *= bits_to_f32(static_cast<std::uint32_t>(whole < -127 ? 0 : whole + 127) << 23);
+    }
+    return p;
+}
+inline F32x16 flush(F32x16 x) {
+    LANES x.v[i] = std::fabs(x.v[i]) < 1.17549435e-38F ? std::copysign(0.0F, x.v[i]) : x.v[i];
+    return x;
+}
+
+struct Bf16x32 {
+    std::uint16_t v[32];
+    static Bf16x32 load(const std::uint16_t *p) {
+        Bf16x32 r;
+        std::memcpy(r.v, p, sizeof r.v);
+        return r;
+    }
+    static Bf16x32 set_pair(const std::uint16_t *p) {
+        Bf16x32 r;
+        for (int i = 0; i < 32; ++i) r.v[i] = p[i % 2];
+        return r;
+    }
+    static Bf16x32 zip(const std::uint16_t *p, const std::uint16_t *q) {
+        Bf16x32 r;
+        for (int i = 0; i < 32; ++i) r.v[i] = i % 2 == 0 ? p[i / 2] : q[i / 2];
+        return r;
+    }
+    void store(std::uint16_t *p) const { std::memcpy(p, v, sizeof v); }
+};
+inline Bf16x32 narrow(F32x16 a, F32x16 b) {
+    Bf16x32 r;
+    flush(a).store_bf16(r.v);
+    flush(b).store_bf16(r.v + 16);
+    return r;
+}
+inline F32x16 as_words(Bf16x32 p) {
+    F32x16 r;
+    std::memcpy(r.v, p.v, sizeof r.v);
+    return r;
+}
+inline Bf16x32 as_pairs(F32x16 x) {
+    Bf16x32 r;
+    std::memcpy(r.v, x.v, sizeof r.v);
+    return r;
+}
+inline F32x16 even_as_f32(Bf16x32 p) {
+    F32x16 r;
+    LANES r.v[i] = bf16_to_f32(p.v[2 * i]);
+    return r;
+}
+inline F32x16 odd_as_f32(Bf16x32 p) {
+    F32x16 r;
+    LANES r.v[i] = bf16_to_f32(p.v[2 * i + 1]);
+    return r;
+}
+// One rounding here, unlike fma above: equal bits are the promise.
+inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) {
+    LANES c.v[i] = std::fma(a.v[i], b.v[i], c.v[i]);
+    return c;
+}
+inline F32x16 dot(F32x16 sum, Bf16x32 p, Bf16x32 q) {
+    const F32x16 odd = flush(fused(flush(odd_as_f32(p)), flush(odd_as_f32(q)), flush(sum)));
+    return flush(fused(flush(even_as_f32(p)), flush(even_as_f32(q)), odd));
+}
 
 struct I32x16 {
     std::int32_t v[16];

@@ -24,7 +24,7 @@ public static class KvCompactReference
     }
 
     /// <summary>The bytes of a pool after the compaction.</summary>
-    /// <param name="pool">Keys, values or positions as they were.</param>
+    /// <param name="pool">Keys, values or a side array as they were.</param>
     /// <param name="width">Elements of a slot.</param>
     /// <param name="cache">The cache.</param>
     /// <param name="kept">Slots of each (sequence, KV head), ascending.</param>
@@ -50,8 +50,8 @@ public static class KvCompactReference
 }
 
 /// <summary>kv_compact for tests, verify and bench. Keys: batch, kv_heads, head_dim, page_size, shared (pages of all heads), padding (elements between
-/// rows), length (one, or one per KV head), keep (percent of the slots, at random), tail (slots at the end that are kept besides), dtype, fresh (1: into
-/// fresh pages).</summary>
+/// rows), length (one, or one per KV head), keep (percent of the slots, at random), tail (slots at the end that are kept besides), dtype, norms (type of both), bias (1: the
+/// cache has one), fresh (1: into fresh pages).</summary>
 public sealed class KvCompactHarness : OpHarness
 {
     /// <inheritdoc/>
@@ -81,9 +81,14 @@ public sealed class KvCompactHarness : OpHarness
             int[] lengths = c.Ints("length", 64);
             int[] all = [.. Enumerable.Range(0, batch * kvHeads).Select(i => lengths[i % lengths.Length])];
             _fresh = c.Int("fresh", 0) != 0;
-            var shape = new KvCacheShape(c.DType("dtype", DType.F16), batch, kvHeads, c.Int("head_dim", 64), pageSize, c.Int("shared", 0) != 0, c.Int("padding", 0));
+            var shape = new KvCacheShape(c.DType("dtype", DType.F16), batch, kvHeads, c.Int("head_dim", 64), pageSize, c.Int("shared", 0) != 0, c.Int("padding", 0))
+            {
+                Norms = c.DType("norms", DType.None),
+                LogitBias = c.Int("bias", 0) != 0,
+            };
             _cache = new HostKvCache(shape, all, random, _fresh ? (all.Max() + pageSize - 1) / pageSize : 0);
             _cache.FillKeys((_, _, _, _) => random.Integer(-999, 999)).FillValues((_, _, _, _) => random.Integer(-999, 999));
+            if (shape.LogitBias) _cache.FillBias((_, _, _) => random.Gaussian());
             int keep = c.Int("keep", 25), tail = c.Int("tail", 0);
             _keptSlots = [.. all.Select(length => Enumerable.Range(0, length).Where(slot => slot >= length - tail || random.Integer(1, 100) <= keep).ToArray())];
             _kept = new HostTensor(DType.I32, [batch, kvHeads, Math.Max(1, all.Max())], padding: 1).Fill(i =>
@@ -139,9 +144,7 @@ public sealed class KvCompactHarness : OpHarness
 
             public override void Reset()
             {
-                _onDevice.Keys.Buffer.CopyFrom(_p._cache.Keys.Bytes);
-                _onDevice.Values.Buffer.CopyFrom(_p._cache.Values.Bytes);
-                _onDevice.Positions.Buffer.CopyFrom(_p._cache.Positions.Bytes);
+                foreach ((_, HostTensor pool, DeviceArray array, _) in Pools()) array.Buffer.CopyFrom(pool.Bytes);
                 Poisons.Fill(_lengthsOutput.Buffer, _poison);
                 if (_workspace is not null) Poisons.Fill(_workspace, _poison);
             }
@@ -178,6 +181,9 @@ public sealed class KvCompactHarness : OpHarness
                 yield return ("keys", _p._cache.Keys, _onDevice.Keys, _p._cache.Shape.HeadDim);
                 yield return ("values", _p._cache.Values, _onDevice.Values, _p._cache.Shape.HeadDim);
                 yield return ("positions", _p._cache.Positions, _onDevice.Positions, 1);
+                if (_p._cache.LogitBias is { } bias) yield return ("logit_bias", bias, _onDevice.LogitBias!, 1);
+                if (_p._cache.KeyNorms is { } keyNorms) yield return ("key_norms", keyNorms, _onDevice.KeyNorms!, 1);
+                if (_p._cache.ValueNorms is { } valueNorms) yield return ("value_norms", valueNorms, _onDevice.ValueNorms!, 1);
             }
         }
     }

@@ -6,12 +6,13 @@ namespace Strata.Reference;
 /// <summary>The oracle of <see cref="Rope"/>.</summary>
 public static class RopeReference
 {
-    /// <summary>Turns pair i of the first <c>dims</c> channels by <c>position · frequency_scale · base^(-2i/dims)</c>.</summary>
+    /// <summary>Turns pair i of the first <c>dims</c> channels by <c>position · f_i</c> (see <see cref="Frequencies"/>) and multiplies it by the magnitude.</summary>
     /// <param name="x">[tokens, heads, head_dim].</param>
     /// <param name="positions">[tokens].</param>
     /// <param name="parameters">The rotation; zeros mean the defaults.</param>
+    /// <param name="factors">Divisors of the frequencies, or null.</param>
     /// <returns>[tokens, heads, head_dim], row-major.</returns>
-    public static double[] Run(HostTensor x, HostTensor positions, RopeParameters parameters)
+    public static double[] Run(HostTensor x, HostTensor positions, RopeParameters parameters, HostTensor? factors = null)
     {
         ArgumentNullException.ThrowIfNull(x);
         ArgumentNullException.ThrowIfNull(positions);
@@ -23,7 +24,7 @@ public static class RopeReference
             {
                 var row = new double[headDim];
                 for (long c = 0; c < headDim; c++) row[c] = x[t, h, c];
-                Turn(row, (long)positions[t], parameters);
+                Turn(row, (long)positions[t], parameters, factors);
                 row.CopyTo(y.AsSpan((int)(((t * heads) + h) * headDim)));
             }
         }
@@ -34,25 +35,78 @@ public static class RopeReference
     /// <param name="row">[head_dim].</param>
     /// <param name="position">The token's position.</param>
     /// <param name="parameters">The rotation; zeros mean the defaults; mode None changes nothing.</param>
-    public static void Turn(Span<double> row, long position, RopeParameters parameters)
+    /// <param name="factors">Divisors of the frequencies, or null.</param>
+    public static void Turn(Span<double> row, long position, RopeParameters parameters, HostTensor? factors = null)
     {
         if (parameters.Mode == RopeMode.None) return;
         int dims = parameters.Dims == 0 ? row.Length : parameters.Dims;
-        double frequencyBase = parameters.Base == 0 ? 10000 : parameters.Base;
         double scale = parameters.FrequencyScale == 0 ? 1 : parameters.FrequencyScale;
+        double magnitude = parameters.Magnitude != 0 ? parameters.Magnitude : parameters.YarnContext > 0 ? 1 + (0.1 * Math.Log(1 / scale)) : 1;
+        double[] frequencies = Frequencies(parameters, dims);
         for (int i = 0; i < dims / 2; i++)
         {
-            double angle = position * scale * Math.Pow(frequencyBase, -2.0 * i / dims);
+            double angle = position * frequencies[i] / (factors is null ? 1 : factors[i]);
             (double sine, double cosine) = Math.SinCos(angle);
             int first = parameters.Mode == RopeMode.Interleaved ? 2 * i : i;
             int second = parameters.Mode == RopeMode.Interleaved ? first + 1 : i + (dims / 2);
-            (row[first], row[second]) = ((row[first] * cosine) - (row[second] * sine), (row[first] * sine) + (row[second] * cosine));
+            (row[first], row[second]) = (magnitude * ((row[first] * cosine) - (row[second] * sine)), magnitude * ((row[first] * sine) + (row[second] * cosine)));
         }
+    }
+
+    /// <summary>Radians that each pair turns from one position to the next: <c>frequency_scale · base^(-2i/dims)</c>, with YaRN mixed with the unscaled ones.</summary>
+    /// <param name="parameters">The rotation; zeros mean the defaults.</param>
+    /// <param name="dims">Channels that turn.</param>
+    public static double[] Frequencies(RopeParameters parameters, int dims)
+    {
+        double frequencyBase = parameters.Base == 0 ? 10000 : parameters.Base, scale = parameters.FrequencyScale == 0 ? 1 : parameters.FrequencyScale;
+        double fast = parameters.YarnBetaFast == 0 ? 32 : parameters.YarnBetaFast, slow = parameters.YarnBetaSlow == 0 ? 1 : parameters.YarnBetaSlow;
+        double Pair(double turns) => dims * Math.Log(parameters.YarnContext / (2 * Math.PI * turns)) / (2 * Math.Log(frequencyBase));
+        double low = Math.Max(Math.Floor(Pair(fast)), 0), high = Math.Min(Math.Ceiling(Pair(slow)), dims - 1);
+        var frequencies = new double[dims / 2];
+        for (int i = 0; i < frequencies.Length; i++)
+        {
+            double kept = parameters.YarnContext == 0 ? 0 : 1 - Math.Clamp((i - low) / Math.Max(high - low, 0.001), 0, 1);
+            frequencies[i] = Math.Pow(frequencyBase, -2.0 * i / dims) * ((scale * (1 - kept)) + kept);
+        }
+        return frequencies;
+    }
+
+    /// <summary>The rotation that a case names: dims (0 = all), base, scale, yarn (context), beta_fast, beta_slow, magnitude.</summary>
+    /// <param name="opCase">The case.</param>
+    /// <param name="modeKey">Its key of the mode.</param>
+    /// <param name="missing">The mode of a case without that key.</param>
+    public static RopeParameters Parameters(OpCase opCase, string modeKey, string missing)
+    {
+        ArgumentNullException.ThrowIfNull(opCase);
+        return new RopeParameters
+        {
+            Mode = Enum.Parse<RopeMode>(opCase.Text(modeKey, missing), ignoreCase: true),
+            Dims = opCase.Int("dims", 0),
+            Base = opCase.Float("base", 0),
+            FrequencyScale = opCase.Float("scale", 0),
+            YarnContext = opCase.Int("yarn", 0),
+            YarnBetaFast = opCase.Float("beta_fast", 0),
+            YarnBetaSlow = opCase.Float("beta_slow", 0),
+            Magnitude = opCase.Float("magnitude", 0),
+        };
+    }
+
+    /// <summary>Divisors between 1 and 8 where a case says factors=1, else null.</summary>
+    /// <param name="opCase">The case.</param>
+    /// <param name="parameters">Its rotation.</param>
+    /// <param name="headDim">Channels of a head.</param>
+    /// <param name="random">The divisors.</param>
+    public static HostTensor? Factors(OpCase opCase, RopeParameters parameters, int headDim, InputRandom random)
+    {
+        ArgumentNullException.ThrowIfNull(opCase);
+        ArgumentNullException.ThrowIfNull(random);
+        if (opCase.Int("factors", 0) == 0) return null;
+        return new HostTensor(DType.F32, [(parameters.Dims == 0 ? headDim : parameters.Dims) / 2]).Fill(_ => random.Integer(4, 32) / 4.0);
     }
 }
 
-/// <summary>rope for tests, verify and bench. Keys: tokens, heads, head_dim, dims, mode (interleaved, half), dtype, base, scale,
-/// position (of the last token), padding (elements between heads), in_place.</summary>
+/// <summary>rope for tests, verify and bench. Keys: tokens, heads, head_dim, mode (interleaved, half) with the keys of <see cref="RopeReference.Parameters"/>, factors
+/// (1: with divisors of the frequencies), dtype, position (of the last token), padding (elements between heads), in_place.</summary>
 public sealed class RopeHarness : OpHarness
 {
     /// <inheritdoc/>
@@ -71,6 +125,7 @@ public sealed class RopeHarness : OpHarness
     private sealed class Problem : OpProblem
     {
         private readonly HostTensor _x, _positions, _y;
+        private readonly HostTensor? _factors;
         private readonly bool _inPlace;
         private readonly int _padding;
         private readonly RopeParameters _parameters;
@@ -83,18 +138,13 @@ public sealed class RopeHarness : OpHarness
             DType type = c.DType("dtype", DType.F32);
             _inPlace = c.Int("in_place", 0) != 0;
             _padding = c.Int("padding", 0);
-            _parameters = new RopeParameters
-            {
-                Mode = Enum.Parse<RopeMode>(c.Text("mode", "interleaved"), ignoreCase: true),
-                Dims = c.Int("dims", 0),
-                Base = c.Float("base", 0),
-                FrequencyScale = c.Float("scale", 0),
-            };
+            _parameters = RopeReference.Parameters(c, "mode", "interleaved");
+            _factors = RopeReference.Factors(c, _parameters, (int)shape[2], random);
             _x = new HostTensor(type, shape, _padding).Fill(_ => random.Value(family));
             long last = c.Int("position", 4096);
             _positions = new HostTensor(DType.I32, [shape[0]]).Fill(t => last - (shape[0] - 1 - t));
             _y = _inPlace ? _x : new HostTensor(type, shape, _padding);
-            _want = new Lazy<double[]>(() => RopeReference.Run(_x, _positions, _parameters));
+            _want = new Lazy<double[]>(() => RopeReference.Run(_x, _positions, _parameters, _factors));
         }
 
         public override long Bytes => _x.DataBytes + _positions.DataBytes + _y.DataBytes;
@@ -119,7 +169,8 @@ public sealed class RopeHarness : OpHarness
                 _x = Own(p._x.Upload(device));
                 _positions = Own(p._positions.Upload(device));
                 _y = p._inPlace ? _x : Own(p._y.Upload(device));
-                _op = new Rope { X = _x.View, Positions = _positions.View, Y = _y.View, Parameters = p._parameters };
+                TensorView factors = p._factors is null ? default : Own(p._factors.Upload(device)).View;
+                _op = new Rope { X = _x.View, Positions = _positions.View, Y = _y.View, Parameters = p._parameters, FrequencyFactors = factors };
                 _workspace = Workspace(device, _op.WorkspaceBytes(device));
                 Reset();
             }

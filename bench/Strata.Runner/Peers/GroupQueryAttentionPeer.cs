@@ -36,7 +36,7 @@ internal sealed class GroupQueryAttentionPeer(OnnxRuntime runtime, DType type) :
     public long Bytes(OpProblem problem)
     {
         var inputs = (IKvAttentionInputs)problem;
-        return type.Size() * 2 * ((inputs.Cache.LiveBytes / inputs.Cache.Shape.Type.Size()) + inputs.Q.Count);
+        return type.Size() * 2 * ((inputs.Cache.LiveKeyBytes / inputs.Cache.Shape.Type.Size()) + inputs.Q.Count);
     }
 
     public OpRun Bind(IReadOnlyList<OpProblem> problems, Device device)

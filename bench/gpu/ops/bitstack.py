@@ -7,6 +7,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+import cases
 from cases import Case
 from device import Library
 from memory import Memory
@@ -71,7 +72,8 @@ class BitStack(Problem):
         if not self.decodes:
             self.x = memory.gaussian((m, k), case.text("x", "f32"), padding=padding)
             optional["x"] = self.x.tensor()
-        self.arguments = memory.abi.make("strata_bitstack_args", levels=ctypes.addressof(self._views), level_count=len(self.packed), y=self.y.tensor(), **optional)
+        self.arguments = memory.abi.make("strata_bitstack_args", levels=ctypes.addressof(self._views), level_count=len(self.packed), y=self.y.tensor(),
+                                         **optional)
         self.bytes = sum(level.bytes for level in self.levels) + (self.x.bytes if self.x else 0) + self.y.bytes
         self.operations = float(n) * k * (2.0 * sum(level.rank for level in self.levels) + (0 if self.decodes else 2.0 * m))
         self.bind()
@@ -111,8 +113,7 @@ class BitStack(Problem):
 def _eager(torch: Any, problem: Any) -> Callable[[], Any]:
     """The definition in PyTorch: build W in the activations' type, then a product."""
     x = problem.x.native
-    levels = [(torch.from_numpy(level.plus()).to(x.device).to(x.dtype), torch.from_numpy(level.u).to(x.device).to(x.dtype), torch.from_numpy(level.vt).to(x.device).to(x.dtype))
-              for level in problem.levels]
+    levels = [[torch.from_numpy(part).to(x.device).to(x.dtype) for part in (level.plus(), level.u, level.vt)] for level in problem.levels]
 
     def call() -> Any:
         w = sum(signs * (u @ vt) for signs, u, vt in levels)
@@ -129,12 +130,13 @@ def _mm(torch: Any, problem: Any) -> Callable[[], Any]:
 
 
 def timed(full: bool) -> list[Row]:
+    peers = (Peer("mm", _mm, compares=False), Peer("eager", _eager))
     result = []
     for n, k in ((4096, 4096), (14336, 4096)) if full else ((64, 128),):
         for levels in (8, 4, 2):  # most first: the fewer are the first of them
             for m in (1, 8):
-                case = Case("bitstack", f"{n}x{k}-l{levels}-m{m}", frozenset({"bench"}), {key: str(v) for key, v in dict(n=n, k=k, m=m, levels=levels, x="bf16", y="bf16").items()})
-                result.append(Row(case, BitStack, Target(share=3.2 / 6) if levels == 4 and m == 1 else Target(), (Peer("mm", _mm, compares=False), Peer("eager", _eager))))
+                case = cases.timed("bitstack", f"{n}x{k}-l{levels}-m{m}", n=n, k=k, m=m, levels=levels, x="bf16", y="bf16")
+                result.append(Row(case, BitStack, Target(share=3.2 / 6) if levels == 4 and m == 1 else Target(), peers))
     return result
 
 

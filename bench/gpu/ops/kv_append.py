@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+import cases
 import elements
 from cases import Case
 from memory import Memory
@@ -23,7 +24,8 @@ class KvAppend(Problem):
         before, uneven, padding = case.int("before", 0), case.int("uneven", 0), case.int("padding", 0)
         held = np.array([[before + h * uneven + t for h in range(kv_heads)] for t in tokens], np.int32)
         self.offsets = np.concatenate([[0], np.cumsum(tokens)]).astype(np.int32)
-        self.cache = PagedCache(memory, case.text("dtype", "f32"), held, case.int("head_dim", 64), case.int("page_size", 64), case.int("shared", 0) != 0, padding)
+        self.cache = PagedCache(memory, case.text("dtype", "f32"), held, case.int("head_dim", 64), case.int("page_size", 64),
+                                case.int("shared", 0) != 0, padding)
         shape = (int(self.offsets[-1]), kv_heads, self.cache.head_dim)
         self.keys = memory.gaussian(shape, case.text("input", "f32"), padding=padding)
         self.values = memory.gaussian(shape, case.text("input", "f32"), padding=padding)
@@ -37,8 +39,8 @@ class KvAppend(Problem):
             optional["positions"] = self.positions.tensor()
         if len(tokens) > 1:
             optional["row_offsets"] = self.row_offsets.tensor()
-        self.arguments = memory.abi.make("strata_kv_append_args", cache=self.cache.view(self.stores_positions), keys=self.keys.tensor(), values=self.values.tensor(),
-                                         rope=self.rotation.parameters(memory.abi), **optional)
+        self.arguments = memory.abi.make("strata_kv_append_args", cache=self.cache.view(self.stores_positions), keys=self.keys.tensor(),
+                                         values=self.values.tensor(), rope=self.rotation.parameters(memory.abi), **optional)
         self.outputs = {"keys": self.cache.keys, "values": self.cache.values, "positions": self.cache.positions}
         # Small caches are compared whole, so what was there before must be known; large ones at the rows alone.
         self._before = {name: array.stored() for name, array in self.outputs.items()} if self.cache.live_bytes < 1 << 24 else None
@@ -84,7 +86,7 @@ def timed(full: bool) -> list[Row]:
     heads = dict(kv_heads=8, head_dim=128, base=500000) if full else dict(kv_heads=2, head_dim=64)
 
     def case(name: str, **values: object) -> Case:
-        return Case("kv_append", name, frozenset({"bench"}), {k: str(v) for k, v in {**heads, "dtype": "bf16", "input": "bf16", "rope": "half", **values}.items()})
+        return cases.timed("kv_append", name, **heads, dtype="bf16", input="bf16", rope="half", **values)
 
     prompt = 4096 if full else 33
     return [

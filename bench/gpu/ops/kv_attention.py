@@ -7,6 +7,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+import cases
 from cache_formats import FORMATS, Format
 from cases import Case
 from memory import Memory
@@ -123,7 +124,8 @@ class MergeStates(Problem):
             self.lse = memory.empty(shape[:2], "f32")
             self.outputs["lse"] = self.lse
             optional["lse"] = self.lse.tensor()
-        self.arguments = memory.abi.make("strata_merge_states_args", parts=self.parts.tensor(), part_lse=self.part_lse.tensor(), out=self.out.tensor(), **optional)
+        self.arguments = memory.abi.make("strata_merge_states_args", parts=self.parts.tensor(), part_lse=self.part_lse.tensor(), out=self.out.tensor(),
+                                         **optional)
         self.bytes = self.parts.bytes + self.part_lse.bytes + self.out.bytes
         self.operations = 2.0 * self.parts.count
         self.bind()
@@ -166,8 +168,8 @@ def _refusal(form: Format, layout: str) -> Callable[[Memory], str]:
         pool = tensor(form.kind, 4, 1, 64, form.width(128))
         fields: dict[str, object] = {}
         if not form.plain:
-            fields = {"key_scales": tensor("f16", *form.scale_shape(True, 4, 1, 64, 128)), "value_scales": tensor("f16", *form.scale_shape(False, 4, 1, 64, 128)),
-                      "key_format": abi.constants[form.constant], "value_format": abi.constants[form.constant]}
+            fields = {f"{pool_name}_scales": tensor("f16", *form.scale_shape(pool_name == "key", 4, 1, 64, 128)) for pool_name in ("key", "value")}
+            fields["key_format"] = fields["value_format"] = abi.constants[form.constant]
         if form.blocks:
             fields["key_tail"] = tensor("f16", 1, 32, 128)
         if layout != "rows":
@@ -217,7 +219,7 @@ PEERS = (Peer("sdpa flash", _sdpa("FLASH_ATTENTION")), Peer("sdpa cudnn", _sdpa(
 
 def _case(name: str, full: bool, **values: object) -> Case:
     heads = dict(q_heads=32, kv_heads=8, head_dim=128) if full else dict(q_heads=8, kv_heads=2, head_dim=64)
-    return Case("kv_attention", name, frozenset({"bench"}), {key: str(value) for key, value in {**heads, "max_length": 1, **values}.items()})
+    return cases.timed("kv_attention", name, **heads, max_length=1, **values)
 
 
 def _merge_refusal(memory: Memory) -> str:
@@ -258,8 +260,7 @@ def timed(full: bool) -> list[Row]:
                 result.append(Row(case, KvAttention, Target(tera_per_second=tera), peers, _refusal(form, layout)))
     # A prefix shared by a batch, and its suffixes: two parts a row.
     tokens, heads, width = (4096, 32, 128) if full else (9, 4, 64)
-    merge = {"parts": 2, "tokens": tokens, "q_heads": heads, "head_dim": width, "dtype": "bf16", "out": "bf16"}
-    case = Case("merge_states", f"2x{tokens}-bf16", frozenset({"bench"}), {key: str(value) for key, value in merge.items()})
+    case = cases.timed("merge_states", f"2x{tokens}-bf16", parts=2, tokens=tokens, q_heads=heads, head_dim=width, dtype="bf16", out="bf16")
     result.append(Row(case, MergeStates, Target(share=0.8), (), _merge_refusal))
     return result
 

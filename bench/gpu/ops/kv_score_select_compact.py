@@ -6,6 +6,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+import cases
 import elements
 from cases import Case
 from memory import Memory
@@ -33,7 +34,8 @@ class KvScore(Problem):
         self.outputs = {"scores": self.scores}
         optional = {}
         if case.int("lse", 0):
-            self.lse = memory.array(np.stack([np.stack([self._probabilities(b, h)[1].T for h in range(kv_heads)], 1).reshape(self.window, q_heads) for b in range(batch)]), "f32")
+            of_head = [[self._probabilities(b, h)[1] for h in range(kv_heads)] for b in range(batch)]  # [group, window] each
+            self.lse = memory.array(np.array(of_head).reshape(batch, q_heads, self.window).transpose(0, 2, 1), "f32")
             optional["lse"] = self.lse.tensor()
         constant = memory.abi.constants
         self.arguments = memory.abi.make(
@@ -169,7 +171,8 @@ class KvSelect(Problem):
             scores = np.full(shape, 0.25, np.float32)
         elif kind == "special":
             limits = np.finfo(np.float32)
-            scores = random.choice(np.array([np.nan, -np.inf, np.inf, 0.0, -0.0, limits.smallest_subnormal, -limits.smallest_subnormal, limits.max, limits.min, 1, -1], np.float32), shape)
+            tiny = limits.smallest_subnormal
+            scores = random.choice(np.array([np.nan, -np.inf, np.inf, 0.0, -0.0, tiny, -tiny, limits.max, limits.min, 1, -1], np.float32), shape)
         else:
             scores = random.standard_normal(shape).astype(np.float32)
         # Protected slots and slots past the end have no score that counts.
@@ -298,7 +301,7 @@ def timed(full: bool) -> list[Row]:
     k = 1024 if full else 8
 
     def case(op: str, name: str, **values: object) -> Case:
-        return Case(op, name, frozenset({"bench"}), {key: str(value) for key, value in {**heads, **values}.items()})
+        return cases.timed(op, name, **heads, **values)
 
     def score(length: int, window: int, statistic: str = "mean", **more: object) -> Row:
         target = Target(share=22 / 27) if length == 32 and window == 32 else Target()

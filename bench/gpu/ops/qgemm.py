@@ -6,6 +6,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+import cases
 from cases import Case
 from memory import Memory
 from problem import Comparison, Peer, Problem, Row, Target
@@ -113,7 +114,7 @@ def timed(full: bool) -> list[Row]:
     for n, k, share in shapes:
         for name, values, peers in formats:
             for m in (1, 4, 16, 32, 64, 128) if full else (1, 16, 64):
-                case = Case("qgemm", f"{name}-{n}x{k}-m{m}", frozenset({"bench"}), {key: str(v) for key, v in dict(m=m, n=n, k=k, x="bf16", y="bf16", **values).items()})
+                case = cases.timed("qgemm", f"{name}-{n}x{k}-m{m}", m=m, n=n, k=k, x="bf16", y="bf16", **values)
                 result.append(Row(case, Qgemm, Target(share=share) if m <= 16 else Target(), peers))
     return result
 

@@ -6,6 +6,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+import cases
 import elements
 from cases import Case
 from memory import Memory
@@ -163,17 +164,15 @@ def timed(full: bool) -> list[Row]:
     width, inner, prompt = (4096, 14336, 4096) if full else (64, 128, 9)
     share = Target(share=0.8)
 
-    def case(op: str, name: str, **values: object) -> Case:
-        return Case(op, name, frozenset({"bench"}), {key: str(value) for key, value in values.items()})
-
     result = []
     for m in (1, prompt):
         target = share if m > 1 else Target()
         result += [
-            Row(case("rms_norm", f"{m}x{width}-bf16", rows=m, n=width, x="bf16", y="bf16"), RmsNorm, target, (Peer("F.rms_norm", _rms_norm),)),
-            Row(case("rope", f"{m}x{width // 64}x64-bf16", tokens=m, heads=width // 64, dtype="bf16", mode="half"), Rope, target),
-            Row(case("elementwise", f"silu-mul-{m}x{inner}-bf16", rows=m, n=inner, dtype="bf16", function="silumul"), Elementwise, target, (Peer("silu * b", _silu_mul),)),
-            Row(case("embed", f"{m}x{width}-q8_0", tokens=m, n=4 * width, k=width, y="bf16"), Embed, target),
+            Row(cases.timed("rms_norm", f"{m}x{width}-bf16", rows=m, n=width, x="bf16", y="bf16"), RmsNorm, target, (Peer("F.rms_norm", _rms_norm),)),
+            Row(cases.timed("rope", f"{m}x{width // 64}x64-bf16", tokens=m, heads=width // 64, dtype="bf16", mode="half"), Rope, target),
+            Row(cases.timed("elementwise", f"silu-mul-{m}x{inner}-bf16", rows=m, n=inner, dtype="bf16", function="silumul"), Elementwise, target,
+                (Peer("silu * b", _silu_mul),)),
+            Row(cases.timed("embed", f"{m}x{width}-q8_0", tokens=m, n=4 * width, k=width, y="bf16"), Embed, target),
         ]
     return sorted(result, key=lambda row: list(PROBLEMS).index(row.case.op))
 

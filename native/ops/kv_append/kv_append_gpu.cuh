@@ -85,13 +85,13 @@ GPU_DEVICE void keep_scale(const AppendSmem &smem, int at, uint16_t scale, uint1
     smem.zero[at] = gpu::f16_to_f32(zero);
 }
 
-/// e4m3 of |q| <= 448. Normal numbers round in their bits; below 2^-6 the fp32 adder rounds at 2^-9.
-GPU_DEVICE uint32_t e4m3_bits(float q) {
-    const uint32_t bits = gpu::as_uint(q);
-    const uint32_t magnitude = bits & 0x7fffffffu;
+/// e4m3 of |q| <= 448 with the sign of x (a quotient may have lost that of its zero). Normal numbers round in their bits; below 2^-6 the fp32 adder
+/// rounds at 2^-9.
+GPU_DEVICE uint32_t e4m3_bits(float q, float x) {
+    const uint32_t magnitude = gpu::as_uint(q) & 0x7fffffffu;
     const uint32_t normal = ((magnitude + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20) - (120u << 3);
     const uint32_t small = gpu::as_uint(gpu::as_float(magnitude) + 16384.0f) - 0x46800000u;
-    return (magnitude < 0x3c800000u ? small : normal) | ((bits >> 24) & 0x80u);
+    return (magnitude < 0x3c800000u ? small : normal) | ((gpu::as_uint(x) >> 24) & 0x80u);
 }
 
 /// x / scale as IEEE rounds it wherever a code may depend on it (see kv_append_quantize.h).
@@ -125,7 +125,7 @@ struct Encoder {
             return dtype == STRATA_DTYPE_F16 ? gpu::f32_to_f16(x) : gpu::f32_to_bf16(x);
         } else if constexpr (kRowScales) {
             const float q = gpu::max(gpu::min(quotient(smem, row, x), kTop), -kTop);
-            return Format == STRATA_KV_F8 ? e4m3_bits(q) : static_cast<uint32_t>(gpu::float_to_int(q)) & 255u;
+            return Format == STRATA_KV_F8 ? e4m3_bits(q, x) : static_cast<uint32_t>(gpu::float_to_int(q)) & 255u;
         } else {
             const int at = keys ? channel : channel / kKvBlock * kAppendRows + row;
             return static_cast<uint32_t>(gpu::float_to_int(gpu::max(gpu::min(quotient(smem, at, x - smem.zero[at]), kTop), 0.0f)));

@@ -64,22 +64,22 @@ inline void store_codes(std::uint8_t *to, I32x16 codes, std::int32_t n) {
     std::memcpy(to, lanes, static_cast<std::size_t>(n));
 }
 
-/// e4m3 of |q| <= 448. Normal numbers round in their bits; below 2^-6 the fp32 adder rounds at 2^-9.
-inline void store_e4m3(std::uint8_t *to, F32x16 q, std::int32_t n) {
+/// e4m3 of |q| <= 448 with the signs of x (a quotient may have lost that of its zero). Normal numbers round in their bits; below 2^-6 the fp32 adder
+/// rounds at 2^-9.
+inline void store_e4m3(std::uint8_t *to, F32x16 q, const float *x, std::int32_t n) {
     alignas(64) float lanes[16];
     alignas(16) std::uint8_t codes[16];
     q.store(lanes);
     for (int i = 0; i < 16; ++i) {
-        const std::uint32_t bits = f32_to_bits(lanes[i]);
-        const std::uint32_t magnitude = bits & 0x7fffffffu;
+        const std::uint32_t magnitude = f32_to_bits(lanes[i]) & 0x7fffffffu;
         const std::uint32_t normal = ((magnitude + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20) - (120u << 3);
         const std::uint32_t small = f32_to_bits(bits_to_f32(magnitude) + 16384.0F) - 0x46800000u;
-        codes[i] = static_cast<std::uint8_t>((magnitude < 0x3c800000u ? small : normal) | ((bits >> 24) & 0x80u));
+        codes[i] = static_cast<std::uint8_t>((magnitude < 0x3c800000u ? small : normal) | ((f32_to_bits(x[i]) >> 24) & 0x80u));
     }
     std::memcpy(to, codes, static_cast<std::size_t>(n < 16 ? n : 16));
 }
 
-/// One row of int8 (kTop 127) or e4m3 (448) codes; returns the bits of its scale.
+/// One row of int8 (kTop 127) or e4m3 (448) codes; returns the bits of its scale. The row's memory goes on to the next multiple of 16.
 template <bool kFloat>
 inline std::uint16_t encode_row(const float *row, std::int32_t width, std::uint8_t *codes) {
     constexpr float kTop = kFloat ? kF8Top : kInt8Top;
@@ -100,7 +100,7 @@ inline std::uint16_t encode_row(const float *row, std::int32_t width, std::uint8
     for (std::int32_t i = 0; i < width; i += 16) {
         const F32x16 q = min(max(quotient(load_as_f32(1, row, i, width - i)), F32x16::set(-kTop)), F32x16::set(kTop));
         if constexpr (kFloat) {
-            store_e4m3(codes + i, q, width - i);
+            store_e4m3(codes + i, q, row + i, width - i);
         } else {
             store_codes(codes + i, to_i32_nearest(q), width - i);
         }

@@ -3,11 +3,13 @@
 //
 // Shapes   q, out [tokens, q_heads, head_dim]; K, V pages [page_size, head_dim]; lse [tokens, q_heads].
 // Bound    decode: bytes of K and V, each read once for the whole group of query heads; prefill: multiply-adds.
-// Split    kv_attention_plan.h: an item is a tile of up to 48 rows of one (sequence, KV head) against one run of slots. Items follow from the shapes
+// Split    kv_attention_plan.h: an item is a tile of up to 96 rows of one (sequence, KV head) against one run of slots. Items follow from the shapes
 // and
 //          the lengths, never from the number of threads; partial results of a tile are merged in the order of its slots.
 // Index    r row of the tile, t slot of the tile, d channel.
+#include "core/cpu_isa.h"
 #include "core/thread_pool.h"
+#include "ops/kv_attention/kv_attention_dot.h"
 #include "ops/kv_attention/kv_attention_plan.h"
 #include "ops/kv_attention/kv_attention_rows.h"
 #include "ops/kv_attention/kv_attention_softmax.h"
@@ -37,6 +39,7 @@ struct RowState {
 struct Run {
     const KvAttentionProblem &p;
     std::int64_t width; // head_dim in whole vectors
+    bool pairs;         // tiles of many rows multiply in bf16
     KvAttentionPlan plan;
     float *scratch;     // [threads][Tile::floats(width)]
     float *partial_o;   // [rows of partial results][width]
@@ -100,15 +103,20 @@ void rotate(float *x, std::int32_t channels, std::int32_t n) {
 void load_queries(const Run &run, const Block &block, Tile &tile) {
     const View &q = run.p.q;
     const F32x16 scale = F32x16::set(run.p.scale);
+    tile.pairs = run.pairs && block.count > kCpuSplit.few_rows;
+    tile.query_parts = q.dtype == STRATA_DTYPE_BF16 && run.p.cache.rotation == 0 ? 1 : 2;
+    tile.scale = run.p.scale;
     for (std::int32_t r = 0; r < block.count; ++r) {
         const std::int64_t at = token_of(run, block, r) * q.stride[0] + head_of(run, block, r) * q.stride[1];
         float *row = tile.q + r * run.width;
         for (std::int64_t d = 0; d < run.width; d += 16) {
             const auto lanes = static_cast<std::int32_t>(smaller(16, run.p.cache.head_dim - d));
-            (load_as_f32(q.dtype, q.data, at + d, lanes) * scale).store(row + d);
+            load_as_f32(q.dtype, q.data, at + d, lanes).store(row + d);
             F32x16::zero().store(tile.o + r * run.width + d);
         }
         if (run.p.cache.rotation != 0) rotate(row, run.p.cache.head_dim, run.p.cache.rotation);
+        if (tile.pairs) pack_query(tile, r);
+        for (std::int64_t d = 0; d < run.width; d += 16) (F32x16::load(row + d) * scale).store(row + d);
     }
     for (std::int32_t r = 0; r < kBlockRows; ++r) {
         tile.max[r] = -__builtin_inff();
@@ -124,6 +132,8 @@ void score(Tile &tile) {
         score_rows(tile);
     } else if (takes_tiled(tile, tile.keys)) {
         score_tiled(tile);
+    } else if (tile.pairs) {
+        score_dot(tile);
     } else {
         widen_keys(tile);
         multiply_keys(tile);
@@ -135,6 +145,8 @@ void weigh(Tile &tile) {
         weigh_value_rows(tile);
     } else if (takes_tiled(tile, tile.values)) {
         weigh_tiled(tile);
+    } else if (tile.pairs) {
+        weigh_dot(tile);
     } else {
         widen_values(tile);
         weigh_values(tile);
@@ -338,7 +350,7 @@ Status kv_attention_cpu(Exec &exec, const void *problem) {
     const auto &p = *static_cast<const KvAttentionProblem *>(problem);
     exec.impl = IMPL_NAME("kv_attention");
     const KvAttentionPlanBounds bounds = plan_bounds(p, kCpuSplit);
-    Run run{p, ceil_div(p.cache.head_dim, 16) * 16, {}, nullptr, nullptr, nullptr, nullptr};
+    Run run{p, ceil_div(p.cache.head_dim, 16) * 16, kBf16Dot && bf16_dot_is_fast() && holds_pairs(p.cache), {}, nullptr, nullptr, nullptr, nullptr};
     auto *words = exec.planner.take<std::int32_t>(bounds.words());
     run.scratch = exec.planner.take<float>(exec.pool->threads() * Tile::floats(run.width));
     run.partial_o = exec.planner.take<float>(bounds.partials * run.width);

@@ -19,9 +19,11 @@ constexpr std::int32_t kMostTiledRows = 8;
 #if defined(__AVX512F__)
 constexpr int kSumVectors = 8; // sums that are under way together: enough to hide a multiply-add's latency
 constexpr int kRowsAtOnce = 8;
+constexpr int kCodeRowsAtOnce = 8;
 #else
 constexpr int kSumVectors = 6; // twice as many registers
 constexpr int kRowsAtOnce = 4;
+constexpr int kCodeRowsAtOnce = 2; // four sums, four operands, two factors, their products and two masks
 #endif
 
 /// Panels of scores, or vectors of channels, that Rows rows take together.
@@ -32,21 +34,31 @@ inline bool takes_tiled(const Tile &tile, const TileSource &source) {
     return source.layout == STRATA_KV_TILED && source.format != STRATA_KV_F8 && tile.rows <= kMostTiledRows && tile.whole();
 }
 
-/// body(std::integral_constant<int, rows>, first row) for runs of at most kRowsAtOnce rows.
-template <class Body>
+/// body(std::integral_constant<int, rows>, first row) for runs of at most AtOnce rows.
+template <int AtOnce, class Body>
 inline void for_row_runs(std::int32_t rows, Body &&body) {
-    for (std::int32_t row = 0; row < rows; row += kRowsAtOnce) {
-        with_rows(rows - row < kRowsAtOnce ? rows - row : kRowsAtOnce, [&](auto count) {
-            if constexpr (count() <= kRowsAtOnce) body(count, row);
+    for (std::int32_t row = 0; row < rows; row += AtOnce) {
+        with_rows(rows - row < AtOnce ? rows - row : AtOnce, [&](auto count) {
+            if constexpr (count() <= AtOnce) body(count, row);
         });
     }
 }
 
-/// Asks for the lines of the values that are used once the scores are done; V is walked down its columns, where the hardware sees no stream.
-inline void prefetch_values(const Tile &tile, std::int32_t panel, std::int32_t bytes_per_slot) {
-    const std::uint8_t *from = tile.values.blocks[panel] + std::int64_t{tile.values.first_slot[panel]} * bytes_per_slot;
-    for (std::int32_t at = 0; at < kPanel * bytes_per_slot; at += 64) __builtin_prefetch(from + at, 0, 2);
+// Memory is asked for one line ahead of each line that is used: the values of the tile while its keys are used, the keys of the next tile while the
+// values are. A panel is too short for the hardware to see its stream, V is walked down its columns, and a burst of requests would only queue.
+
+/// The values of a panel, as the stream that its keys run beside.
+inline const std::uint8_t *panel_of_values(const Tile &tile, std::int32_t panel) {
+    const std::int32_t bits = tile.values.format == STRATA_KV_I4_BLOCK ? 4 : 8 * dtype_bytes(tile.values.dtype);
+    return tile.values.blocks[panel] + std::int64_t{tile.values.first_slot[panel]} * tile.head_dim * bits / 8;
 }
+
+/// Line n of the next tile's keys; lines from there to the end of the page follow.
+inline const std::uint8_t *next_key_line(const Tile &tile, std::int32_t line, std::int32_t lines_of_panel) {
+    return tile.next_keys[line / lines_of_panel] + 64 * std::int64_t{line % lines_of_panel};
+}
+
+inline void prefetch(const std::uint8_t *line) { __builtin_prefetch(line, 0, 3); }
 
 inline const std::uint8_t *panel_of_keys(const Tile &tile, std::int32_t panel, std::int32_t words) {
     return tile.keys.blocks[panel] + std::int64_t{tile.keys.first_slot[panel] / kPanel} * words * 64;
@@ -60,7 +72,11 @@ inline void score_float_panels(const Tile &tile, std::int32_t row, std::int32_t 
     const std::int32_t words = tile.head_dim / neighbours(N);
     const float *q = tile.q + row * tile.width;
     const std::uint8_t *from[std::size_t{Columns}];
-    for (int i = 0; i < Columns; ++i) from[i] = panel_of_keys(tile, panel + i, words);
+    const std::uint8_t *values[std::size_t{Columns}];
+    for (int i = 0; i < Columns; ++i) {
+        from[i] = panel_of_keys(tile, panel + i, words);
+        values[i] = panel_of_values(tile, panel + i);
+    }
     Sums<Rows, Columns> c;
     c.clear();
     const auto add = [&](F32x16 x, int i, const float *factor) {
@@ -71,6 +87,7 @@ inline void score_float_panels(const Tile &tile, std::int32_t row, std::int32_t 
         upper.clear();
         for (std::int32_t j = 0; j < words; ++j) {
             for (int i = 0; i < Columns; ++i) {
+                prefetch(values[i] + 64 * j);
                 const auto *halves = reinterpret_cast<const std::uint16_t *>(from[i] + 64 * j);
                 const F32x16 low = F32x16::load_f16(halves);
                 const F32x16 high = F32x16::load_f16(halves + 16);
@@ -92,6 +109,7 @@ inline void score_float_panels(const Tile &tile, std::int32_t row, std::int32_t 
     } else {
         for (std::int32_t j = 0; j < words; ++j) {
             for (int i = 0; i < Columns; ++i) {
+                prefetch(values[i] + 64 * j);
                 if constexpr (N == Number::kBf16) {
                     F32x16 even;
                     F32x16 odd;
@@ -114,9 +132,6 @@ inline void score_floats(const Tile &tile, std::int32_t row) {
     constexpr int kSums = N == Number::kF16 ? 2 * Rows : Rows; // halves need twice as many
     constexpr int kColumnsHere = columns_for(kSums) == 3 ? 2 : columns_for(kSums);
     for (std::int32_t panel = 0; panel < kPanels; panel += kColumnsHere) {
-        if (row == 0) {
-            for (int i = 0; i < kColumnsHere; ++i) prefetch_values(tile, panel + i, tile.head_dim * 4 / neighbours(N));
-        }
         score_float_panels<Rows, kColumnsHere, N>(tile, row, panel);
     }
 }
@@ -134,9 +149,11 @@ inline void weigh_float_column(const Tile &tile, std::int32_t row, std::int32_t 
     F32x16 c[std::size_t{Rows}];
     F32x16 upper[std::size_t{Rows}]; // halves: channels 8 to 15, as pairs
     for (int r = 0; r < Rows; ++r) c[r] = upper[r] = F32x16::zero();
+    const std::uint8_t *next = next_key_line(tile, d / 16 * (kTile / kEach), tile.head_dim / kEach);
     for (std::int32_t panel = 0; panel < kPanels; ++panel) {
         const std::uint8_t *from = value_words(tile, kPanel / kEach * panel, kEach) + 4 * d;
-        for (std::int32_t t = kPanel * panel; t < kPanel * (panel + 1); t += kEach, from += 4 * tile.head_dim) {
+        for (std::int32_t t = kPanel * panel; t < kPanel * (panel + 1); t += kEach, from += 4 * tile.head_dim, next += 64) {
+            prefetch(next);
             if constexpr (N == Number::kF16) {
                 const auto *halves = reinterpret_cast<const std::uint16_t *>(from);
                 const F32x16 low = F32x16::load_f16(halves);
@@ -217,10 +234,15 @@ inline void score_code_panels(const Tile &tile, std::int32_t row, std::int32_t p
                               const float *added) {
     const std::int32_t words = tile.head_dim / neighbours(N);
     const std::uint8_t *from[std::size_t{Columns}];
-    for (int i = 0; i < Columns; ++i) from[i] = panel_of_keys(tile, panel + i, words);
+    const std::uint8_t *values[std::size_t{Columns}];
+    for (int i = 0; i < Columns; ++i) {
+        from[i] = panel_of_keys(tile, panel + i, words);
+        values[i] = panel_of_values(tile, panel + i);
+    }
     WideDot c[std::size_t{Rows}][std::size_t{Columns}];
     for (std::int32_t j = 0; j < words; ++j) {
         for (int i = 0; i < Columns; ++i) {
+            prefetch(values[i] + 64 * j);
             const U8x64 codes = U8x64::load(from[i] + 64 * j);
             for (int part = 0; part < kParts<N>; ++part) {
                 const U8x64 four = four_codes<N>(codes, part);
@@ -246,9 +268,6 @@ inline void score_codes(const Tile &tile, std::int32_t row) {
     WideRow wide[std::size_t{Rows}] = {};
     float added[std::size_t{Rows}] = {};
     for (std::int32_t panel = 0; panel < kPanels; panel += kColumnsHere) {
-        if (row == 0) {
-            for (int i = 0; i < kColumnsHere; ++i) prefetch_values(tile, panel + i, tile.head_dim * 4 / neighbours(N));
-        }
         const bool fresh = panel == 0 || (blocks && panel * kPanel % kKvBlock == 0);
         for (int r = 0; fresh && r < Rows; ++r) {
             const float *q = tile.q + (row + r) * tile.width;
@@ -294,9 +313,11 @@ inline void weigh_code_group(const Tile &tile, std::int32_t row, std::int32_t lo
     }
     for (std::int32_t d = low; d < high; d += 16) {
         WideDot c[std::size_t{Rows}];
+        const std::uint8_t *next = next_key_line(tile, d / 16 * (kTile / kEach), tile.head_dim / kEach);
         for (std::int32_t panel = 0; panel < kPanels; ++panel) {
             const std::uint8_t *from = value_words(tile, kPanel / kEach * panel, kEach) + 4 * d;
-            for (std::int32_t t = kPanel * panel; t < kPanel * (panel + 1); t += kEach, from += 4 * tile.head_dim) {
+            for (std::int32_t t = kPanel * panel; t < kPanel * (panel + 1); t += kEach, from += 4 * tile.head_dim, next += 64) {
+                prefetch(next);
                 const U8x64 codes = U8x64::load(from);
                 for (int part = 0; part < kParts<N>; ++part) {
                     const U8x64 four = four_codes<N>(codes, part);
@@ -314,33 +335,36 @@ inline void weigh_code_group(const Tile &tile, std::int32_t row, std::int32_t lo
 
 // ---- the two products ----------------------------------------------------------------------------------------------
 
+template <Number N>
+inline constexpr bool kIsFloat = N == Number::kF32 || N == Number::kF16 || N == Number::kBf16;
+
 inline void score_tiled(const Tile &tile) {
     with_number(tile.keys, [&](auto number) {
         constexpr Number kNumber = decltype(number)::value;
-        for_row_runs(tile.rows, [&](auto count, std::int32_t row) {
-            if constexpr (kNumber == Number::kF32 || kNumber == Number::kF16 || kNumber == Number::kBf16) {
-                score_floats<count(), kNumber>(tile, row);
-            } else if constexpr (kNumber != Number::kF8) {
-                score_codes<count(), kNumber>(tile, row);
-            }
-        });
+        if constexpr (kIsFloat<kNumber>) {
+            for_row_runs<kRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) { score_floats<count(), kNumber>(tile, row); });
+        } else if constexpr (kNumber != Number::kF8) {
+            for_row_runs<kCodeRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) { score_codes<count(), kNumber>(tile, row); });
+        }
     });
 }
 
 inline void weigh_tiled(const Tile &tile) {
     with_number(tile.values, [&](auto number) {
         constexpr Number kNumber = decltype(number)::value;
-        for_row_runs(tile.rows, [&](auto count, std::int32_t row) {
-            if constexpr (kNumber == Number::kF32 || kNumber == Number::kF16 || kNumber == Number::kBf16) {
+        if constexpr (kIsFloat<kNumber>) {
+            for_row_runs<kRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) {
                 for (std::int32_t d = 0; d < tile.head_dim; d += 16) weigh_float_column<count(), kNumber>(tile, row, d);
-            } else if constexpr (kNumber != Number::kF8) {
-                const std::int32_t width = kv_block_scaled(tile.values.format) ? kKvBlock : tile.head_dim;
+            });
+        } else if constexpr (kNumber != Number::kF8) {
+            const std::int32_t width = kv_block_scaled(tile.values.format) ? kKvBlock : tile.head_dim;
+            for_row_runs<kCodeRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) {
                 for (std::int32_t low = 0; low < tile.head_dim; low += width) {
                     const std::int32_t high = low + width < tile.head_dim ? low + width : tile.head_dim;
                     weigh_code_group<count(), kNumber>(tile, row, low, high, low / width);
                 }
-            }
-        });
+            });
+        }
     });
 }
 

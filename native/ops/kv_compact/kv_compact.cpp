@@ -79,8 +79,10 @@ Status check_kv_compact(const CheckMode &mode, const strata_kv_compact_args &arg
                   {"kept", p.kept},
                   {"kept_counts", p.counts},
                   {"to_page_table", p.to_table}},
-      outputs[] = {
-          {"cache.keys", p.cache.keys}, {"cache.values", p.cache.values}, {"cache.positions", p.cache.positions}, {"new_lengths", p.new_lengths}};
+      outputs[] = {{"cache.keys", p.cache.keys},           {"cache.values", p.cache.values},
+                   {"cache.positions", p.cache.positions}, {"cache.logit_bias", p.cache.logit_bias},
+                   {"cache.key_norms", p.cache.key_norms}, {"cache.value_norms", p.cache.value_norms},
+                   {"new_lengths", p.new_lengths}};
     for (const auto &output : outputs) {
         for (const auto &input : inputs) {
             // Each row reads its own length and count before it writes its new length.
@@ -88,8 +90,9 @@ Status check_kv_compact(const CheckMode &mode, const strata_kv_compact_args &arg
             TRY(check_no_partial_overlap(mode, output.name, output.view, input.name, input.view, in_place));
         }
     }
-    for (std::int32_t i = 0; i < 3; ++i) {
-        TRY(check_no_partial_overlap(mode, "new_lengths", p.new_lengths, outputs[i].name, outputs[i].view, false));
+    for (const auto &output : outputs) {
+        if (&output.view == &p.new_lengths) continue;
+        TRY(check_no_partial_overlap(mode, "new_lengths", p.new_lengths, output.name, output.view, false));
     }
     if (!mode.read_indices) {
         return STRATA_OK;

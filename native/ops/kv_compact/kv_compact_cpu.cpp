@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// kv_compact on the CPU: row i of each head becomes row kept[i], keys, values and positions together.
+// kv_compact on the CPU: row i of each head becomes row kept[i], keys, values and side arrays together.
 //
 // Shapes   cache pools [pages, heads_in_page, page_size, head_dim]; kept [batch, kv_heads, max_kept] ascending slots.
 // Bound    bytes: 2 * 2 * head_dim * element per moved slot (keys and values, read and written).
@@ -96,6 +96,7 @@ void compact_head(const KvCompactProblem &p, std::int64_t b, std::int64_t h) {
     const std::int32_t *from_table = cache.table_row(b, h);
     const std::int32_t *to_table = p.to_row(b, h);
     const std::int32_t count = p.count(b, h);
+    const View *const sides[] = {&cache.positions, &cache.logit_bias, &cache.key_norms, &cache.value_norms};
     for (std::int32_t i = 0; i < count; ++i) {
         if (p.in_place() && kept[i] == i) {
             continue;
@@ -106,8 +107,8 @@ void compact_head(const KvCompactProblem &p, std::int64_t b, std::int64_t h) {
         const std::int64_t to_slot = i % cache.page_size;
         copy_row(cache.keys, cache.row(cache.keys, to_page, h, to_slot), cache.row(cache.keys, from_page, h, from_slot), cache.head_dim);
         copy_row(cache.values, cache.row(cache.values, to_page, h, to_slot), cache.row(cache.values, from_page, h, from_slot), cache.head_dim);
-        if (cache.positions.present()) {
-            copy_row(cache.positions, cache.row(cache.positions, to_page, h, to_slot), cache.row(cache.positions, from_page, h, from_slot), 1);
+        for (const View *side : sides) {
+            if (side->present()) copy_row(*side, cache.row(*side, to_page, h, to_slot), cache.row(*side, from_page, h, from_slot), 1);
         }
     }
     if (p.new_lengths.present()) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// kv_compact on the GPU: row i of each head becomes row kept[i], keys, values and positions together.
+// kv_compact on the GPU: row i of each head becomes row kept[i], keys, values and side arrays together.
 //
 // Shapes   cache pools [pages, heads_in_page, page_size, head_dim]; kept [batch, kv_heads, max_kept] ascending slots.
 // Bound    bytes: 2 * 2 * head_dim * element per moved slot (keys and values, read and written).
@@ -22,10 +22,17 @@ struct CompactPool {
     int64_t page, head, slot; // strides in units
 };
 
+/// An array with one number of 2 or 4 bytes a slot; data is null where the cache has none.
+struct CompactSide {
+    unsigned char *data;
+    int64_t page, head; // strides in bytes
+    int32_t size;
+};
+constexpr int kSides = 4; // positions, logit_bias, key_norms, value_norms
+
 struct CompactParams {
     CompactPool keys, values;
-    int32_t *positions; // null: none
-    int64_t position_page, position_head;
+    CompactSide sides[kSides];
     const int32_t *table, *to_table, *kept, *lengths, *counts;
     int32_t *new_lengths; // null: none
     int64_t table_b, table_h, to_b, to_h, kept_b, kept_h, lengths_b, lengths_h, counts_b, counts_h, new_b, new_h;
@@ -152,13 +159,19 @@ GPU_DEVICE void move_batch(const CompactParams &p, const Head &head, int32_t fir
         held[c] = load_unit(unit_at<Bytes>(pool, move.from_page, head.in_page, move.from_slot, in_row));
         to[c] = unit_at<Bytes>(pool, move.to_page, head.in_page, move.to_slot, in_row);
     }
-    int32_t position = 0;
-    int32_t *position_to = nullptr;
-    if (p.positions != nullptr && thread < rows && smem.moves[thread].from_page >= 0) {
+    uint32_t number[kSides];
+    unsigned char *number_to[kSides];
+    GPU_UNROLL
+    for (int i = 0; i < kSides; ++i) {
+        number[i] = 0;
+        number_to[i] = nullptr;
+        const CompactSide side = p.sides[i];
+        if (side.data == nullptr || thread >= rows || smem.moves[thread].from_page < 0) continue;
         const Move move = smem.moves[thread];
-        int32_t *const own = p.positions + head.in_page * p.position_head;
-        position = own[move.from_page * p.position_page + move.from_slot];
-        position_to = own + move.to_page * p.position_page + move.to_slot;
+        unsigned char *const own = side.data + head.in_page * side.head;
+        const unsigned char *const from = own + move.from_page * side.page + move.from_slot * side.size;
+        number[i] = side.size == 4 ? *reinterpret_cast<const uint32_t *>(from) : *reinterpret_cast<const uint16_t *>(from);
+        number_to[i] = own + move.to_page * side.page + move.to_slot * side.size;
     }
     gpu::sync_threads();
 
@@ -166,7 +179,15 @@ GPU_DEVICE void move_batch(const CompactParams &p, const Head &head, int32_t fir
     for (int c = 0; c < kCopies; ++c) {
         if (to[c] != nullptr) store_unit(to[c], held[c]);
     }
-    if (position_to != nullptr) *position_to = position;
+    GPU_UNROLL
+    for (int i = 0; i < kSides; ++i) {
+        if (number_to[i] == nullptr) continue;
+        if (p.sides[i].size == 4) {
+            *reinterpret_cast<uint32_t *>(number_to[i]) = number[i];
+        } else {
+            *reinterpret_cast<uint16_t *>(number_to[i]) = static_cast<uint16_t>(number[i]);
+        }
+    }
 }
 
 template <int Bytes>
@@ -205,6 +226,11 @@ CompactPool pool_of(const View &view, std::int64_t unit_bytes) {
     return {static_cast<unsigned char *>(view.data), in_units(0), in_units(1), in_units(2)};
 }
 
+CompactSide side_of(const View &view) {
+    const std::int64_t size = dtype_bytes(view.dtype);
+    return {static_cast<unsigned char *>(view.data), view.stride[0] * size, view.stride[1] * size, static_cast<std::int32_t>(size)};
+}
+
 template <int Bytes>
 Status launch(Exec &exec, const CompactParams &params, int heads) {
     return launched("kv_compact", GPU_LAUNCH(kv_compact_kernel<Bytes>, heads * params.parts, kThreads, sizeof(CompactSmem), exec.stream, params));
@@ -234,9 +260,8 @@ Status kv_compact_gpu(Exec &exec, const void *problem) {
     const std::int64_t unit = aligned(cache.keys, 16) && aligned(cache.values, 16) ? 16 : dtype_bytes(cache.keys.dtype);
     params.keys = pool_of(cache.keys, unit);
     params.values = pool_of(cache.values, unit);
-    params.positions = static_cast<std::int32_t *>(cache.positions.data);
-    params.position_page = cache.positions.stride[0];
-    params.position_head = cache.positions.stride[1];
+    const View *const sides[kSides] = {&cache.positions, &cache.logit_bias, &cache.key_norms, &cache.value_norms};
+    for (int i = 0; i < kSides; ++i) params.sides[i] = side_of(*sides[i]);
     params.table = static_cast<const std::int32_t *>(cache.table.data);
     params.table_b = cache.table.stride[0];
     params.table_h = cache.table.stride[1];

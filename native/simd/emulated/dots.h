@@ -6,9 +6,9 @@ namespace strata::STRATA_ISA_NAMESPACE {
 
 namespace emulated {
 
-/// Lane l: sum + the dot product of its group of a and its group of b; wraps, or is held at the ends.
-template <bool Saturates, class A, class B, class V>
-inline V dot(V sum, V va, V vb) {
+/// Lane l: sum + the dot product of its group of a and its group of b, held at the ends.
+template <class A, class B, class V>
+inline V dot_held(V sum, V va, V vb) {
     constexpr int kGroup = static_cast<int>(4 / sizeof(A));
     const auto s = lanes<std::int32_t>(sum);
     const auto a = lanes<A>(va);
@@ -16,9 +16,27 @@ inline V dot(V sum, V va, V vb) {
     return from_lanes<std::int32_t, V>([&](int i) {
         std::int64_t total = s.at[i];
         for (int j = 0; j < kGroup; ++j) total += std::int64_t{a.at[kGroup * i + j]} * b.at[kGroup * i + j];
-        return Saturates ? saturated<std::int32_t>(total) : static_cast<std::int32_t>(static_cast<std::uint32_t>(total));
+        return saturated<std::int32_t>(total);
     });
 }
+
+/// The wrapping ones in AVX2: products of bytes as words, which hold them exactly.
+inline __m256i dot_bytes(__m256i sum, __m256i a, __m256i b) {
+    const __m256i low = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(255)), _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
+    const __m256i high = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
+    return _mm256_add_epi32(sum, _mm256_add_epi32(low, high));
+}
+inline __m256i dot_words(__m256i sum, __m256i a, __m256i b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+inline __m512i dot_bytes(__m512i sum, __m512i a, __m512i b) {
+    return halves([](__m256i s, __m256i x, __m256i y) { return dot_bytes(s, x, y); }, sum, a, b);
+}
+inline __m512i dot_words(__m512i sum, __m512i a, __m512i b) {
+    return halves([](__m256i s, __m256i x, __m256i y) { return dot_words(s, x, y); }, sum, a, b);
+}
+inline __m128i dot_bytes(__m128i sum, __m128i a, __m128i b) {
+    return _mm256_castsi256_si128(dot_bytes(_mm256_zextsi128_si256(sum), _mm256_zextsi128_si256(a), _mm256_zextsi128_si256(b)));
+}
+inline __m128i dot_words(__m128i sum, __m128i a, __m128i b) { return _mm_add_epi32(sum, _mm_madd_epi16(a, b)); }
 
 /// sum + odd a * odd b, then + even a * even b, each fused, rounded to nearest even, denormals taken and given as zeros: what the instruction
 /// does whatever MXCSR says. In one asm, so that the compiler moves no arithmetic between the two changes of MXCSR.
@@ -75,18 +93,18 @@ inline R two_to_bfloat16(V va, V vb) {
 
 // The masked form keeps the sum.
 #define STRATA_DOT(prefix, name, V, Factor, T, ...)                                                    \
-    STRATA_CALLED V prefix##_##name(V sum, Factor a, Factor b) { return __VA_ARGS__; }                 \
+    inline V prefix##_##name(V sum, Factor a, Factor b) { return __VA_ARGS__; }                        \
     STRATA_CALLED V prefix##_mask_##name(V sum, emulated::Mask<T, sizeof(V)> k, Factor a, Factor b) {  \
         return emulated::keep<T>(sum, k, prefix##_##name(sum, a, b));                                  \
     }                                                                                                  \
     STRATA_CALLED V prefix##_maskz_##name(emulated::Mask<T, sizeof(V)> k, V sum, Factor a, Factor b) { \
         return emulated::keep<T>(V{}, k, prefix##_##name(sum, a, b));                                  \
     }
-#define STRATA_INTEGER_DOTS(prefix, V)                                                                                \
-    STRATA_DOT(prefix, dpbusd_epi32, V, V, std::int32_t, emulated::dot<false, std::uint8_t, std::int8_t>(sum, a, b))  \
-    STRATA_DOT(prefix, dpbusds_epi32, V, V, std::int32_t, emulated::dot<true, std::uint8_t, std::int8_t>(sum, a, b))  \
-    STRATA_DOT(prefix, dpwssd_epi32, V, V, std::int32_t, emulated::dot<false, std::int16_t, std::int16_t>(sum, a, b)) \
-    STRATA_DOT(prefix, dpwssds_epi32, V, V, std::int32_t, emulated::dot<true, std::int16_t, std::int16_t>(sum, a, b))
+#define STRATA_INTEGER_DOTS(prefix, V)                                                                              \
+    STRATA_DOT(prefix, dpbusd_epi32, V, V, std::int32_t, emulated::dot_bytes(sum, a, b))                            \
+    STRATA_DOT(prefix, dpbusds_epi32, V, V, std::int32_t, emulated::dot_held<std::uint8_t, std::int8_t>(sum, a, b)) \
+    STRATA_DOT(prefix, dpwssd_epi32, V, V, std::int32_t, emulated::dot_words(sum, a, b))                            \
+    STRATA_DOT(prefix, dpwssds_epi32, V, V, std::int32_t, emulated::dot_held<std::int16_t, std::int16_t>(sum, a, b))
 STRATA_INTEGER_DOTS(_mm512, __m512i)
 STRATA_INTEGER_DOTS(_mm256, __m256i)
 STRATA_INTEGER_DOTS(_mm, __m128i)

@@ -9,6 +9,20 @@
 
 namespace strata::STRATA_ISA_NAMESPACE {
 
+// Two halves each: the compiler's own 512-bit types live in memory without AVX-512. Between types, bits go by __builtin_bit_cast.
+struct alignas(64) __m512 {
+    __m256 half[2];
+};
+struct alignas(64) __m512d {
+    __m256d half[2];
+};
+struct alignas(64) __m512i {
+    __m256i half[2];
+};
+struct alignas(64) __m512bh {
+    __m256bh half[2];
+};
+
 namespace emulated {
 
 template <class T, std::size_t Bytes>
@@ -84,15 +98,17 @@ inline V undefined() {
     return from_lanes<std::uint64_t, V>([](int) { return ~std::uint64_t{0}; });
 }
 
-inline __m256 low(__m512 v) { return __builtin_bit_cast(Lanes<__m256, 64>, v).at[0]; }
-inline __m256 high(__m512 v) { return __builtin_bit_cast(Lanes<__m256, 64>, v).at[1]; }
-inline __m256d low(__m512d v) { return __builtin_bit_cast(Lanes<__m256d, 64>, v).at[0]; }
-inline __m256d high(__m512d v) { return __builtin_bit_cast(Lanes<__m256d, 64>, v).at[1]; }
-inline __m256i low(__m512i v) { return __builtin_bit_cast(Lanes<__m256i, 64>, v).at[0]; }
-inline __m256i high(__m512i v) { return __builtin_bit_cast(Lanes<__m256i, 64>, v).at[1]; }
-inline __m512 join(__m256 a, __m256 b) { return __builtin_bit_cast(__m512, (Lanes<__m256, 64>{{a, b}})); }
-inline __m512d join(__m256d a, __m256d b) { return __builtin_bit_cast(__m512d, (Lanes<__m256d, 64>{{a, b}})); }
-inline __m512i join(__m256i a, __m256i b) { return __builtin_bit_cast(__m512i, (Lanes<__m256i, 64>{{a, b}})); }
+template <class V>
+inline auto low(V v) {
+    return v.half[0];
+}
+template <class V>
+inline auto high(V v) {
+    return v.half[1];
+}
+inline __m512 join(__m256 a, __m256 b) { return {{a, b}}; }
+inline __m512d join(__m256d a, __m256d b) { return {{a, b}}; }
+inline __m512i join(__m256i a, __m256i b) { return {{a, b}}; }
 
 /// An AVX2 instruction on both halves: for everything that works inside 128-bit quarters.
 template <class F, class... V>

@@ -6,11 +6,32 @@ namespace strata::STRATA_ISA_NAMESPACE {
 
 namespace emulated {
 
+inline void load_half(__m256 *to, const void *from) { *to = _mm256_loadu_ps(static_cast<const float *>(from)); }
+inline void load_half(__m256d *to, const void *from) { *to = _mm256_loadu_pd(static_cast<const double *>(from)); }
+inline void load_half(__m256i *to, const void *from) { *to = _mm256_loadu_si256(static_cast<const __m256i *>(from)); }
+inline void store_half(void *to, __m256 v) { _mm256_storeu_ps(static_cast<float *>(to), v); }
+inline void store_half(void *to, __m256d v) { _mm256_storeu_pd(static_cast<double *>(to), v); }
+inline void store_half(void *to, __m256i v) { _mm256_storeu_si256(static_cast<__m256i *>(to), v); }
+
 template <class V>
 inline V load(const void *from) {
     V v;
-    std::memcpy(&v, from, sizeof v);
+    if constexpr (sizeof(V) == 64) {
+        load_half(&v.half[0], from);
+        load_half(&v.half[1], static_cast<const unsigned char *>(from) + 32);
+    } else {
+        std::memcpy(&v, from, sizeof v);
+    }
     return v;
+}
+template <class V>
+inline void store(void *to, V v) {
+    if constexpr (sizeof(V) == 64) {
+        store_half(to, v.half[0]);
+        store_half(static_cast<unsigned char *>(to) + 32, v.half[1]);
+    } else {
+        std::memcpy(to, &v, sizeof v);
+    }
 }
 
 // A real instruction faults.
@@ -104,12 +125,12 @@ inline void scatter(void *base, std::uint64_t mask, I indices, V v, int scale) {
 // Whole registers.
 #define STRATA_WHOLE(suffix, V)                                                                                 \
     inline V _mm512_load_##suffix(const void *p) { return emulated::load<V>(emulated::aligned(p, sizeof(V))); } \
-    inline void _mm512_store_##suffix(void *p, V v) { std::memcpy(emulated::aligned(p, sizeof(V)), &v, sizeof v); }
+    inline void _mm512_store_##suffix(void *p, V v) { emulated::store(emulated::aligned(p, sizeof(V)), v); }
 #define STRATA_WHOLE_LOOSE(prefix, suffix, V)                                        \
     inline V prefix##_loadu_##suffix(const void *p) { return emulated::load<V>(p); } \
-    inline void prefix##_storeu_##suffix(void *p, V v) { std::memcpy(p, &v, sizeof v); }
+    inline void prefix##_storeu_##suffix(void *p, V v) { emulated::store(p, v); }
 #define STRATA_STREAM(suffix, V) \
-    inline void _mm512_stream_##suffix(void *p, V v) { std::memcpy(emulated::aligned(p, sizeof(V)), &v, sizeof v); }
+    inline void _mm512_stream_##suffix(void *p, V v) { emulated::store(emulated::aligned(p, sizeof(V)), v); }
 STRATA_WHOLE(ps, __m512)
 STRATA_WHOLE(pd, __m512d)
 STRATA_WHOLE(si512, __m512i)

@@ -4,121 +4,6 @@
 
 namespace strata::STRATA_ISA_NAMESPACE {
 
-inline __m512 _mm512_undefined_ps() { return emulated::undefined<__m512>(); }
-inline __m512d _mm512_undefined_pd() { return emulated::undefined<__m512d>(); }
-inline __m512i _mm512_undefined_epi32() { return emulated::undefined<__m512i>(); }
-inline __m512 _mm512_setzero_ps() { return __m512{}; }
-inline __m512d _mm512_setzero_pd() { return __m512d{}; }
-inline __m512i _mm512_setzero_si512() { return __m512i{}; }
-inline __m512i _mm512_setzero_epi32() { return __m512i{}; }
-inline __m512 _mm512_setzero() { return __m512{}; }
-
-// Constants and blends of one type of lane; `x` is the type that the intrinsic takes.
-#define STRATA_SET1(suffix, V, T, X)                               \
-    inline V _mm512_set1_##suffix(X x) {                           \
-        return emulated::from_lanes<T, V>([x](int) { return x; }); \
-    }
-#define STRATA_MASKED_SET1(prefix, suffix, V, T, X)                                                 \
-    STRATA_CALLED V prefix##_mask_set1_##suffix(V otherwise, emulated::Mask<T, sizeof(V)> k, X x) { \
-        return emulated::keep<T>(otherwise, k, emulated::from_lanes<T, V>([x](int) { return x; })); \
-    }                                                                                               \
-    STRATA_CALLED V prefix##_maskz_set1_##suffix(emulated::Mask<T, sizeof(V)> k, X x) { return prefix##_mask_set1_##suffix(V{}, k, x); }
-#define STRATA_BLEND(prefix, suffix, V, T)                                                                                                      \
-    STRATA_CALLED V prefix##_mask_blend_##suffix(emulated::Mask<T, sizeof(V)> k, V a, V b) { return emulated::keep<T>(a, k, b); }               \
-    STRATA_CALLED V prefix##_mask_mov_##suffix(V otherwise, emulated::Mask<T, sizeof(V)> k, V a) { return emulated::keep<T>(otherwise, k, a); } \
-    STRATA_CALLED V prefix##_maskz_mov_##suffix(emulated::Mask<T, sizeof(V)> k, V a) { return emulated::keep<T>(V{}, k, a); }
-#define STRATA_REGISTER_BLENDS(prefix, I, F, D)                \
-    STRATA_BLEND(prefix, epi8, I, std::uint8_t)                \
-    STRATA_BLEND(prefix, epi16, I, std::uint16_t)              \
-    STRATA_BLEND(prefix, epi32, I, std::uint32_t)              \
-    STRATA_BLEND(prefix, epi64, I, std::uint64_t)              \
-    STRATA_BLEND(prefix, ps, F, float)                         \
-    STRATA_BLEND(prefix, pd, D, double)                        \
-    STRATA_MASKED_SET1(prefix, epi8, I, std::uint8_t, char)    \
-    STRATA_MASKED_SET1(prefix, epi16, I, std::uint16_t, short) \
-    STRATA_MASKED_SET1(prefix, epi32, I, std::uint32_t, int)   \
-    STRATA_MASKED_SET1(prefix, epi64, I, std::uint64_t, long long)
-STRATA_SET1(epi8, __m512i, std::uint8_t, char)
-STRATA_SET1(epi16, __m512i, std::uint16_t, short)
-STRATA_SET1(epi32, __m512i, std::uint32_t, int)
-STRATA_SET1(epi64, __m512i, std::uint64_t, long long)
-STRATA_SET1(ps, __m512, float, float)
-STRATA_SET1(pd, __m512d, double, double)
-STRATA_REGISTER_BLENDS(_mm512, __m512i, __m512, __m512d)
-STRATA_REGISTER_BLENDS(_mm256, __m256i, __m256, __m256d)
-STRATA_REGISTER_BLENDS(_mm, __m128i, __m128, __m128d)
-#undef STRATA_REGISTER_BLENDS
-#undef STRATA_BLEND
-#undef STRATA_MASKED_SET1
-#undef STRATA_SET1
-
-// The setr forms are macros of the compiler's header over these.
-inline __m512 _mm512_set_ps(float a, float b, float c, float d, float e, float f, float g, float h, float i, float j, float k, float l, float m,
-                            float n, float o, float p) {
-    return __m512{p, o, n, m, l, k, j, i, h, g, f, e, d, c, b, a};
-}
-inline __m512i _mm512_set_epi32(int a, int b, int c, int d, int e, int f, int g, int h, int i, int j, int k, int l, int m, int n, int o, int p) {
-    return emulated::vector<__m512i>(emulated::Lanes<int, 64>{{p, o, n, m, l, k, j, i, h, g, f, e, d, c, b, a}});
-}
-inline __m512d _mm512_set_pd(double a, double b, double c, double d, double e, double f, double g, double h) {
-    return __m512d{h, g, f, e, d, c, b, a};
-}
-inline __m512i _mm512_set_epi64(long long a, long long b, long long c, long long d, long long e, long long f, long long g, long long h) {
-    return __m512i{h, g, f, e, d, c, b, a};
-}
-inline __m512i _mm512_set4_epi32(int a, int b, int c, int d) { return _mm512_set_epi32(a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d); }
-inline __m512 _mm512_set4_ps(float a, float b, float c, float d) { return _mm512_set_ps(a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d); }
-template <class... Words>
-inline __m512i _mm512_set_epi16(Words... words) {
-    static_assert(sizeof...(Words) == 32);
-    const emulated::Lanes<short, 64> backwards{{static_cast<short>(words)...}};
-    return emulated::from_lanes<short, __m512i>([&](int i) { return backwards.at[31 - i]; });
-}
-template <class... Bytes>
-inline __m512i _mm512_set_epi8(Bytes... bytes) {
-    static_assert(sizeof...(Bytes) == 64);
-    const emulated::Lanes<char, 64> backwards{{static_cast<char>(bytes)...}};
-    return emulated::from_lanes<char, __m512i>([&](int i) { return backwards.at[63 - i]; });
-}
-
-// Casts: the same bits, fewer, or more with undefined (cast) or zero (zext) ones above.
-#define STRATA_CAST(from, From, to, To) \
-    inline To _mm512_cast##from##_##to(From a) { return __builtin_bit_cast(To, a); }
-STRATA_CAST(ps, __m512, pd, __m512d)
-STRATA_CAST(ps, __m512, si512, __m512i)
-STRATA_CAST(pd, __m512d, ps, __m512)
-STRATA_CAST(pd, __m512d, si512, __m512i)
-STRATA_CAST(si512, __m512i, ps, __m512)
-STRATA_CAST(si512, __m512i, pd, __m512d)
-#undef STRATA_CAST
-#define STRATA_RESIZE(name, Wide, wide, Narrow, narrow)  \
-    inline Narrow _mm512_cast##wide##_##narrow(Wide a) { \
-        Narrow r;                                        \
-        std::memcpy(&r, &a, sizeof r);                   \
-        return r;                                        \
-    }                                                    \
-    inline Wide _mm512_cast##narrow##_##wide(Narrow a) { \
-        Wide r = emulated::undefined<Wide>();            \
-        std::memcpy(&r, &a, sizeof a);                   \
-        return r;                                        \
-    }                                                    \
-    inline Wide _mm512_zext##narrow##_##wide(Narrow a) { \
-        Wide r{};                                        \
-        std::memcpy(&r, &a, sizeof a);                   \
-        return r;                                        \
-    }
-STRATA_RESIZE(, __m512, ps512, __m256, ps256)
-STRATA_RESIZE(, __m512, ps512, __m128, ps128)
-STRATA_RESIZE(, __m512d, pd512, __m256d, pd256)
-STRATA_RESIZE(, __m512d, pd512, __m128d, pd128)
-STRATA_RESIZE(, __m512i, si512, __m256i, si256)
-STRATA_RESIZE(, __m512i, si512, __m128i, si128)
-#undef STRATA_RESIZE
-inline int _mm512_cvtsi512_si32(__m512i a) { return emulated::lanes<int>(a).at[0]; }
-inline float _mm512_cvtss_f32(__m512 a) { return a[0]; }
-inline double _mm512_cvtsd_f64(__m512d a) { return a[0]; }
-
-// Parts of registers: `part` counts in units of the part.
 namespace emulated {
 
 template <class Part, class V>
@@ -141,6 +26,110 @@ inline V repeat(Part part) {
 
 } // namespace emulated
 
+inline __m512 _mm512_undefined_ps() { return emulated::undefined<__m512>(); }
+inline __m512d _mm512_undefined_pd() { return emulated::undefined<__m512d>(); }
+inline __m512i _mm512_undefined_epi32() { return emulated::undefined<__m512i>(); }
+inline __m512 _mm512_setzero_ps() { return __m512{}; }
+inline __m512d _mm512_setzero_pd() { return __m512d{}; }
+inline __m512i _mm512_setzero_si512() { return __m512i{}; }
+inline __m512i _mm512_setzero_epi32() { return __m512i{}; }
+inline __m512 _mm512_setzero() { return __m512{}; }
+
+// Constants and blends of one type of lane; `x` is the type that the intrinsic takes.
+#define STRATA_SET1(suffix, V, X, wide)          \
+    inline V _mm512_set1_##suffix(X x) {         \
+        const auto half = _mm256_set1_##wide(x); \
+        return {{half, half}};                   \
+    }
+#define STRATA_MASKED_SET1(prefix, suffix, V, T, X)                                                 \
+    STRATA_CALLED V prefix##_mask_set1_##suffix(V otherwise, emulated::Mask<T, sizeof(V)> k, X x) { \
+        return emulated::keep<T>(otherwise, k, emulated::from_lanes<T, V>([x](int) { return x; })); \
+    }                                                                                               \
+    STRATA_CALLED V prefix##_maskz_set1_##suffix(emulated::Mask<T, sizeof(V)> k, X x) { return prefix##_mask_set1_##suffix(V{}, k, x); }
+#define STRATA_BLEND(prefix, suffix, V, T)                                                                                                      \
+    STRATA_CALLED V prefix##_mask_blend_##suffix(emulated::Mask<T, sizeof(V)> k, V a, V b) { return emulated::keep<T>(a, k, b); }               \
+    STRATA_CALLED V prefix##_mask_mov_##suffix(V otherwise, emulated::Mask<T, sizeof(V)> k, V a) { return emulated::keep<T>(otherwise, k, a); } \
+    STRATA_CALLED V prefix##_maskz_mov_##suffix(emulated::Mask<T, sizeof(V)> k, V a) { return emulated::keep<T>(V{}, k, a); }
+#define STRATA_REGISTER_BLENDS(prefix, I, F, D)                \
+    STRATA_BLEND(prefix, epi8, I, std::uint8_t)                \
+    STRATA_BLEND(prefix, epi16, I, std::uint16_t)              \
+    STRATA_BLEND(prefix, epi32, I, std::uint32_t)              \
+    STRATA_BLEND(prefix, epi64, I, std::uint64_t)              \
+    STRATA_BLEND(prefix, ps, F, float)                         \
+    STRATA_BLEND(prefix, pd, D, double)                        \
+    STRATA_MASKED_SET1(prefix, epi8, I, std::uint8_t, char)    \
+    STRATA_MASKED_SET1(prefix, epi16, I, std::uint16_t, short) \
+    STRATA_MASKED_SET1(prefix, epi32, I, std::uint32_t, int)   \
+    STRATA_MASKED_SET1(prefix, epi64, I, std::uint64_t, long long)
+STRATA_SET1(epi8, __m512i, char, epi8)
+STRATA_SET1(epi16, __m512i, short, epi16)
+STRATA_SET1(epi32, __m512i, int, epi32)
+STRATA_SET1(epi64, __m512i, long long, epi64x)
+STRATA_SET1(ps, __m512, float, ps)
+STRATA_SET1(pd, __m512d, double, pd)
+STRATA_REGISTER_BLENDS(_mm512, __m512i, __m512, __m512d)
+STRATA_REGISTER_BLENDS(_mm256, __m256i, __m256, __m256d)
+STRATA_REGISTER_BLENDS(_mm, __m128i, __m128, __m128d)
+#undef STRATA_REGISTER_BLENDS
+#undef STRATA_BLEND
+#undef STRATA_MASKED_SET1
+#undef STRATA_SET1
+
+// The setr forms are macros of the compiler's header over these.
+inline __m512 _mm512_set_ps(float a, float b, float c, float d, float e, float f, float g, float h, float i, float j, float k, float l, float m,
+                            float n, float o, float p) {
+    return emulated::vector<__m512>(emulated::Lanes<float, 64>{{p, o, n, m, l, k, j, i, h, g, f, e, d, c, b, a}});
+}
+inline __m512i _mm512_set_epi32(int a, int b, int c, int d, int e, int f, int g, int h, int i, int j, int k, int l, int m, int n, int o, int p) {
+    return emulated::vector<__m512i>(emulated::Lanes<int, 64>{{p, o, n, m, l, k, j, i, h, g, f, e, d, c, b, a}});
+}
+inline __m512d _mm512_set_pd(double a, double b, double c, double d, double e, double f, double g, double h) {
+    return emulated::vector<__m512d>(emulated::Lanes<double, 64>{{h, g, f, e, d, c, b, a}});
+}
+inline __m512i _mm512_set_epi64(long long a, long long b, long long c, long long d, long long e, long long f, long long g, long long h) {
+    return emulated::vector<__m512i>(emulated::Lanes<long long, 64>{{h, g, f, e, d, c, b, a}});
+}
+inline __m512i _mm512_set4_epi32(int a, int b, int c, int d) { return _mm512_set_epi32(a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d); }
+inline __m512 _mm512_set4_ps(float a, float b, float c, float d) { return _mm512_set_ps(a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d); }
+template <class... Words>
+inline __m512i _mm512_set_epi16(Words... words) {
+    static_assert(sizeof...(Words) == 32);
+    const emulated::Lanes<short, 64> backwards{{static_cast<short>(words)...}};
+    return emulated::from_lanes<short, __m512i>([&](int i) { return backwards.at[31 - i]; });
+}
+template <class... Bytes>
+inline __m512i _mm512_set_epi8(Bytes... bytes) {
+    static_assert(sizeof...(Bytes) == 64);
+    const emulated::Lanes<char, 64> backwards{{static_cast<char>(bytes)...}};
+    return emulated::from_lanes<char, __m512i>([&](int i) { return backwards.at[63 - i]; });
+}
+
+// Casts: the same bits, fewer, or more with undefined (cast) or zero (zext) ones above.
+#define STRATA_CAST(from, From, to, To, cast) \
+    inline To _mm512_cast##from##_##to(From a) { return {{_mm256_cast##cast(a.half[0]), _mm256_cast##cast(a.half[1])}}; }
+STRATA_CAST(ps, __m512, pd, __m512d, ps_pd)
+STRATA_CAST(ps, __m512, si512, __m512i, ps_si256)
+STRATA_CAST(pd, __m512d, ps, __m512, pd_ps)
+STRATA_CAST(pd, __m512d, si512, __m512i, pd_si256)
+STRATA_CAST(si512, __m512i, ps, __m512, si256_ps)
+STRATA_CAST(si512, __m512i, pd, __m512d, si256_pd)
+#undef STRATA_CAST
+#define STRATA_RESIZE(Wide, wide, Half, half, Quarter, quarter)                                                          \
+    inline Half _mm512_cast##wide##_##half(Wide a) { return emulated::low(a); }                                          \
+    inline Wide _mm512_cast##half##_##wide(Half a) { return {{a, emulated::undefined<Half>()}}; }                        \
+    inline Wide _mm512_zext##half##_##wide(Half a) { return {{a, Half{}}}; }                                             \
+    inline Quarter _mm512_cast##wide##_##quarter(Wide a) { return emulated::lanes<Quarter>(a).at[0]; }                   \
+    inline Wide _mm512_cast##quarter##_##wide(Quarter a) { return emulated::insert(emulated::undefined<Wide>(), a, 0); } \
+    inline Wide _mm512_zext##quarter##_##wide(Quarter a) { return emulated::insert(Wide{}, a, 0); }
+STRATA_RESIZE(__m512, ps512, __m256, ps256, __m128, ps128)
+STRATA_RESIZE(__m512d, pd512, __m256d, pd256, __m128d, pd128)
+STRATA_RESIZE(__m512i, si512, __m256i, si256, __m128i, si128)
+#undef STRATA_RESIZE
+inline int _mm512_cvtsi512_si32(__m512i a) { return emulated::lanes<int>(a).at[0]; }
+inline float _mm512_cvtss_f32(__m512 a) { return emulated::lanes<float>(a).at[0]; }
+inline double _mm512_cvtsd_f64(__m512d a) { return emulated::lanes<double>(a).at[0]; }
+
+// Parts of registers: `part` counts in units of the part.
 #define STRATA_PART(extract_name, insert_name, broadcast_name, V, Part, T)                                 \
     inline Part _mm512_##extract_name(V a, int part) { return emulated::extract<Part>(a, part); }          \
     STRATA_MASKED(_mm512, extract_name, Part, T, (V a, int part), (a, part))                               \

@@ -97,7 +97,7 @@ STRATA_EMULATE(alignr_epi8, __m512i, std::uint8_t, (__m512i a, __m512i b, int n)
 STRATA_EMULATE(movehdup_ps, __m512, float, (__m512 a), (a), _mm512_permute_ps(a, 0xf5))
 STRATA_EMULATE(moveldup_ps, __m512, float, (__m512 a), (a), _mm512_permute_ps(a, 0xa0))
 inline __m512d _mm512_shuffle_pd(__m512d a, __m512d b, int c) {
-    return emulated::from_lanes<double, __m512d>([&](int i) { return (i % 2 == 0 ? a : b)[i / 2 * 2 + ((c >> i) & 1)]; });
+    return emulated::from_lanes<double, __m512d>([&](int i) { return emulated::lanes<double>(i % 2 == 0 ? a : b).at[i / 2 * 2 + ((c >> i) & 1)]; });
 }
 inline __m512i _mm512_bslli_epi128(__m512i a, int n) { return _mm512_alignr_epi8(a, __m512i{}, n < 16 ? 16 - n : 0); }
 inline __m512i _mm512_bsrli_epi128(__m512i a, int n) { return _mm512_alignr_epi8(__m512i{}, a, n < 16 ? n : 16); }
@@ -158,11 +158,13 @@ STRATA_PERMUTE(_mm256, epi16, __m256i, std::uint16_t, __m256i, std::int16_t)
 STRATA_PERMUTE(_mm256, epi32, __m256i, std::uint32_t, __m256i, std::int32_t)
 STRATA_PERMUTE(_mm256, epi64, __m256i, std::uint64_t, __m256i, std::int64_t)
 #undef STRATA_PERMUTE
-STRATA_EMULATE(permutevar_ps, __m512, float, (__m512 a, __m512i at), (a, at),
-               emulated::from_lanes<float, __m512>([&](int i) { return a[i / 4 * 4 + (emulated::lanes<int>(at).at[i] & 3)]; }))
-STRATA_EMULATE(permutex_epi64, __m512i, std::uint64_t, (__m512i a, int c), (a, c),
-               emulated::from_lanes<std::uint64_t, __m512i>([&](int i) { return a[i / 4 * 4 + emulated::two_bits(c, i % 4)]; }))
+STRATA_EMULATE(permutevar_ps, __m512, float, (__m512 a, __m512i at), (a, at), emulated::from_lanes<float, __m512>([&](int i) {
+                   return emulated::lanes<float>(a).at[i / 4 * 4 + (emulated::lanes<int>(at).at[i] & 3)];
+               }))
+STRATA_EMULATE(permutex_epi64, __m512i, std::uint64_t, (__m512i a, int c), (a, c), emulated::from_lanes<std::uint64_t, __m512i>([&](int i) {
+                   return emulated::lanes<std::uint64_t>(a).at[i / 4 * 4 + emulated::two_bits(c, i % 4)];
+               }))
 STRATA_EMULATE(permutex_pd, __m512d, double, (__m512d a, int c), (a, c),
-               emulated::from_lanes<double, __m512d>([&](int i) { return a[i / 4 * 4 + emulated::two_bits(c, i % 4)]; }))
+               emulated::from_lanes<double, __m512d>([&](int i) { return emulated::lanes<double>(a).at[i / 4 * 4 + emulated::two_bits(c, i % 4)]; }))
 
 } // namespace strata::STRATA_ISA_NAMESPACE

@@ -83,6 +83,8 @@ public sealed class KvAppendTests
         AssertFails(good with { Rope = new RopeParameters { Mode = RopeMode.Half } }, StrataStatus.Argument, "kv_append: positions is absent, must be there for rope; pass one logical position per token");
         AssertFails(good with { Cache = cache.View with { Positions = stored } }, StrataStatus.Argument, "kv_append: positions is absent, must be there for cache.positions; pass one logical position per token");
         AssertFails(good with { Positions = positions }, StrataStatus.Shape, "kv_append: positions.shape[0] is 2, must equal keys.shape[0] = 1; pass one logical position per token");
+        AssertFails(good with { FrequencyFactors = one.View.Reshape(2) }, StrataStatus.Shape, "kv_append: frequency_factors.shape[0] is 2, must equal rope.dims / 2 = 1; pass one factor per pair that turns");
+        AssertFails(good with { FrequencyFactors = halves.View.Reshape(2).Slice(0, 1) }, StrataStatus.DType, "kv_append: frequency_factors.dtype is f16 (2), must be f32; convert it first");
         AssertFails(good with { Rope = new RopeParameters { Mode = (RopeMode)7 } }, StrataStatus.Argument, "kv_append: rope.mode is 7, must be 0 to 2; choose a strata_rope_mode");
         AssertFails(good with { Keys = two, Values = two }, StrataStatus.Index, "kv_append: cache.lengths[0,0] is 1, must be at least the 2 rows of sequence 0; lengths count the new tokens already", shapesOnly: false);
         AssertFails(good with { RowOffsets = offsets }, StrataStatus.Index, "kv_append: row_offsets[1] is 2, must rise from 0 to the row count 1; rebuild the offsets", shapesOnly: false);

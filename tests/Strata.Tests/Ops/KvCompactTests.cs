@@ -85,6 +85,27 @@ public sealed class KvCompactTests
         Assert.That(after[6 * PageSize * HeadDim], Is.EqualTo(12 * HeadDim));
     }
 
+    // Each array beside the pages moves with its slots, whichever of them the cache has.
+    [TestCaseSource(typeof(TestDevices), nameof(TestDevices.All))]
+    public void Run_SideArrays_TravelWithTheirSlots(TestDevice device)
+    {
+        Device open = TestDevices.Open(device);
+        foreach (bool fresh in new[] { false, true })
+        {
+            using var scene = new Scene(open);
+            float[] numbers = [.. Enumerable.Range(0, 9 * PageSize).Select(i => (float)i)];
+            using DeviceTensor<float> bias = open.Upload<float>(numbers, 9, 1, PageSize), valueNorms = open.Upload<float>([.. numbers.Select(v => v + 100)], 9, 1, PageSize);
+            using DeviceTensor<Half> keyNorms = open.Upload<Half>([.. numbers.Select(v => (Half)(v + 50))], 9, 1, PageSize);
+            KvCompact op = scene.Op with { Cache = scene.Op.Cache with { LogitBias = bias, KeyNorms = keyNorms, ValueNorms = valueNorms } };
+            scene.Run(fresh ? op with { ToPageTable = scene.Integers([8, 6], 1, Heads, 1) } : op);
+            (int head0, int head1) = fresh ? (8 * PageSize, 6 * PageSize) : (0, 3 * PageSize);
+            float[] want = [1, 4, 9], other = [12, 17, 18]; // head 1 begins on page 3: slot s is number 12 + s
+            Assert.That(bias.ToArray()[head0..(head0 + 3)].Concat(bias.ToArray()[head1..(head1 + 3)]), Is.EqualTo(want.Concat(other)));
+            Assert.That(keyNorms.ToArray()[head0..(head0 + 3)].Select(v => (float)v), Is.EqualTo(want.Select(v => v + 50)));
+            Assert.That(valueNorms.ToArray()[head1..(head1 + 3)], Is.EqualTo(other.Select(v => v + 100)));
+        }
+    }
+
     // Compacting twice is compacting once with the composed choice; keeping everything changes nothing.
     [TestCaseSource(typeof(TestDevices), nameof(TestDevices.All))]
     public void Run_CascadeAndIdentity_Compose(TestDevice device)
@@ -153,6 +174,16 @@ public sealed class KvCompactTests
         AssertFails(scene.Op with { NewLengths = scene.Keys.View.Reshape(9, PageSize * HeadDim) }, StrataStatus.DType, "new_lengths.dtype is f32 (1), must be i32");
         AssertFails(scene.Op with { NewLengths = TensorView.Borrow<int>(scene.Kept.View.Pointer, [1, 2], scene.Kept) }, StrataStatus.Argument, "new_lengths overlaps kept, must be separate memory");
         AssertFails(scene.Op with { Cache = new KvCache { Keys = scene.Keys, Values = scene.Keys.View.Slice(0, 3), PageTable = scene.Table, Lengths = scene.Lengths } }, StrataStatus.Shape, "cache.values.shape[0] is 3, must be 9 to match cache.keys");
+
+        using DeviceTensor<Half> wide = scene.Device.Allocate<Half>(9, 1, 16, 64);
+        KvCache cache = scene.Op.Cache;
+        AssertFails(scene.Op with { Cache = cache with { Keys = wide, Values = wide, Layout = KvLayout.Swizzled } }, StrataStatus.Unsupported, "cache has key_format 0, value_format 0, layout 2 and rotation 0, must have 0 in all four; keep the caches that this op reads as plain rows");
+        AssertFails(scene.Op with { Cache = cache with { Keys = wide, Values = wide, Rotation = 64 } }, StrataStatus.Unsupported, "layout 0 and rotation 64, must have 0 in all four");
+        TensorView inside = TensorView.Borrow<float>(scene.Table.View.Pointer, [9, 1, PageSize], scene.Table);
+        foreach ((string name, KvCache changed) in new[] { ("logit_bias", cache with { LogitBias = inside }), ("key_norms", cache with { KeyNorms = inside }), ("value_norms", cache with { ValueNorms = inside }) })
+        {
+            AssertFails(scene.Op with { Cache = changed }, StrataStatus.Argument, $"cache.{name} overlaps cache.page_table, must be separate memory");
+        }
 
         void AssertFails(KvCompact op, StrataStatus status, string part)
         {

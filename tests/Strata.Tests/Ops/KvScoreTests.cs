@@ -99,6 +99,8 @@ public sealed class KvScoreTests
         AssertFails(good with { Scores = q }, StrataStatus.Shape, "scores.ndim is 4, must be 3");
         AssertFails(good with { Cache = WithLengths(cache, tooLong) }, StrataStatus.Index, "cache.lengths[0,1] is 49, must be 0 to 48");
         AssertFails(good with { Scores = TensorView.Borrow<float>(cache.Keys.View.Pointer, [1, 2, 32], cache.Keys.Buffer) }, StrataStatus.Argument, "scores overlaps cache.keys, must be separate memory");
+        AssertFails(good with { Cache = cache.View with { Rotation = 16 } }, StrataStatus.Unsupported, "cache has key_format 0, value_format 0, layout 0 and rotation 16, must have 0 in all four; keep the caches that this op reads as plain rows");
+        AssertFails(good with { Cache = cache.View with { Layout = KvLayout.Tiled } }, StrataStatus.Unsupported, "layout 1 and rotation 0, must have 0 in all four");
         Assert.That(scores.ToArray(), Is.All.EqualTo(7f));
 
         void AssertFails(KvScore op, StrataStatus status, string part)
