@@ -31,12 +31,12 @@ internal sealed record KvStorage(string Name, DType Type, KvFormat Format)
 
     public static KvStorage Named(string name) => All.Single(storage => storage.Name == name);
 
-    /// <summary>"i4, 0.3125 of fp16, 0.35 MiB of keys that wait for their block".</summary>
+    /// <summary>"KV cache i4: 0.3125 of fp16, 0.35 MiB of open blocks beside".</summary>
     public string Describe(LlamaSession session)
     {
-        string tail = session.KvBytesTail > 0 ? $", and {Mebibytes(session.KvBytesTail)} of keys that wait for their block" : string.Empty;
+        string tail = session.KvBytesTail > 0 ? $", {Mebibytes(session.KvBytesTail)} of open blocks beside" : string.Empty;
         string rotation = Rotation > 0 ? $" rotated by {Rotation}" : string.Empty;
-        return string.Create(CultureInfo.InvariantCulture, $"KV cache {Name}{rotation}, {session.KvRatioToF16:0.0000} of fp16{tail}");
+        return string.Create(CultureInfo.InvariantCulture, $"KV cache {Name}{rotation}: {session.KvRatioToF16:0.0000} of fp16{tail}");
     }
 
     /// <summary>Writes the format and the bytes of a cache into an object.</summary>
