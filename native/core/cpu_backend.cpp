@@ -20,6 +20,7 @@ DECLARE_OPS(scalar)
 DECLARE_OPS(avx2)
 DECLARE_OPS(avx512)
 DECLARE_OPS(avx512vnni)
+DECLARE_OPS(amx)
 
 namespace strata {
 
@@ -42,14 +43,13 @@ std::int32_t core_count() {
     return cores == 0 ? 1 : static_cast<std::int32_t>(cores);
 }
 
-// No kernel of this version is written for tiles, so amx runs the level below it.
 const OpFunction *ops_of(Isa isa) {
     switch (isa) {
     case Isa::kScalar: return scalar::ops;
     case Isa::kAvx2: return avx2::ops;
     case Isa::kAvx512: return avx512::ops;
-    case Isa::kAvx512Vnni:
-    case Isa::kAmx: return avx512vnni::ops;
+    case Isa::kAvx512Vnni: return avx512vnni::ops;
+    case Isa::kAmx: return amx::ops;
     }
     return scalar::ops;
 }

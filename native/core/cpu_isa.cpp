@@ -19,13 +19,13 @@ constexpr const char *kNames[kIsaCount] = {"scalar", "avx2", "avx512", "avx512vn
 // In a build for tests the kernels of these sets are AVX2 code, and AVX2 is the best set whose kernels are what they say.
 #if defined(STRATA_EMULATE)
 constexpr Isa kBestBuilt = Isa::kAvx2;
-constexpr bool kEmulated[kIsaCount] = {false, false, true, true, false};
+constexpr bool kEmulated[kIsaCount] = {false, false, true, true, true};
 #else
 constexpr Isa kBestBuilt = Isa::kAmx;
 constexpr bool kEmulated[kIsaCount] = {};
 #endif
 constexpr const char *kTitles[kIsaCount] = {"scalar", "avx2", kEmulated[2] ? "avx512 (emulated)" : "avx512",
-                                            kEmulated[3] ? "avx512vnni (emulated)" : "avx512vnni", "amx"};
+                                            kEmulated[3] ? "avx512vnni (emulated)" : "avx512vnni", kEmulated[4] ? "amx (emulated)" : "amx"};
 
 std::uint64_t read_xcr0() {
     std::uint32_t low = 0;
@@ -75,10 +75,7 @@ Detected detect() {
         return found; // no AVX2 or BMI2
     }
     found.best = Isa::kAvx2;
-    if (kBestBuilt == Isa::kAvx2) {
-        found.amx_reason = "not in a build that emulates instruction sets";
-        return found;
-    }
+    if (kBestBuilt == Isa::kAvx2) return found;
     constexpr std::uint32_t kAvx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31); // F, DQ, BW, VL
     if ((saved & 0xe6) != 0xe6 || (b7 & kAvx512) != kAvx512) {
         return found;
@@ -168,7 +165,7 @@ void describe_isa(Text &text) {
             text << "; " << isa_title(static_cast<Isa>(i));
         }
     }
-    if (best_isa() != Isa::kAmx) {
+    if (best_isa() != Isa::kAmx && !isa_is_emulated(Isa::kAmx)) {
         text << "; amx: " << detected().amx_reason;
     }
 }

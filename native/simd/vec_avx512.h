@@ -106,6 +106,8 @@ inline void load_bf16_words(const void *p, F32x16 &even, F32x16 &odd) {
     even = {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16))};
     odd = {_mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<std::int32_t>(0xffff0000u))))};
 }
+inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) { return fma(a, b, c); }
+inline bool any_greater(F32x16 a, F32x16 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ) != 0; }
 inline bool any_nan(F32x16 a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q) != 0; }
 inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
     __m512 r = _mm512_scalef_ps(p.v, n.v);

@@ -149,6 +149,15 @@ inline void load_bf16_words(const void *p, F32x16 &even, F32x16 &odd) {
     LANES even.v[i] = bf16_to_f32(halves[2 * i]);
     LANES odd.v[i] = bf16_to_f32(halves[2 * i + 1]);
 }
+inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) {
+    LANES c.v[i] = std::fma(a.v[i], b.v[i], c.v[i]);
+    return c;
+}
+inline bool any_greater(F32x16 a, F32x16 b) {
+    bool found = false;
+    LANES found = found || a.v[i] > b.v[i];
+    return found;
+}
 inline bool any_nan(F32x16 a) {
     bool found = false;
     LANES found = found || a.v[i] != a.v[i];
@@ -228,11 +237,6 @@ inline F32x16 odd_as_f32(Bf16x32 p) {
     F32x16 r;
     LANES r.v[i] = bf16_to_f32(p.v[2 * i + 1]);
     return r;
-}
-// One rounding here, unlike fma above: equal bits are the promise.
-inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) {
-    LANES c.v[i] = std::fma(a.v[i], b.v[i], c.v[i]);
-    return c;
 }
 inline F32x16 dot(F32x16 sum, Bf16x32 p, Bf16x32 q) {
     const F32x16 odd = flush(fused(flush(odd_as_f32(p)), flush(odd_as_f32(q)), flush(sum)));

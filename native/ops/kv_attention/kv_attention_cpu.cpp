@@ -9,6 +9,7 @@
 // Index    r row of the tile, t slot of the tile, d channel.
 #include "core/cpu_isa.h"
 #include "core/thread_pool.h"
+#include "ops/kv_attention/kv_attention_amx.h"
 #include "ops/kv_attention/kv_attention_dot.h"
 #include "ops/kv_attention/kv_attention_plan.h"
 #include "ops/kv_attention/kv_attention_rows.h"
@@ -132,6 +133,8 @@ void score(Tile &tile) {
         score_rows(tile);
     } else if (takes_tiled(tile, tile.keys)) {
         score_tiled(tile);
+    } else if (kTileProducts && tile.unit != nullptr) {
+        score_amx(tile);
     } else if (tile.pairs) {
         score_dot(tile);
     } else {
@@ -145,6 +148,8 @@ void weigh(Tile &tile) {
         weigh_value_rows(tile);
     } else if (takes_tiled(tile, tile.values)) {
         weigh_tiled(tile);
+    } else if (kTileProducts && tile.unit != nullptr) {
+        weigh_amx(tile);
     } else if (tile.pairs) {
         weigh_dot(tile);
     } else {
@@ -176,16 +181,19 @@ ScoreTerms terms_of(const Run &run, const Block &block) {
     return terms;
 }
 
-/// body() with the tile's scores ready, for every tile of the slots [low, high).
+/// body() with the tile's scores ready, for every tile of the slots [low, high) that `pipeline` does not take.
 template <class Body>
-void for_each_tile(const Run &run, const Block &block, Tile &tile, ScoreTerms &terms, std::int64_t low, std::int64_t high, Body &&body) {
+void for_each_tile(const Run &run, const Block &block, Tile &tile, ScoreTerms &terms, std::int64_t low, std::int64_t high, bool pipeline,
+                   Body &&body) {
     const KvCacheView &cache = run.p.cache;
+    pipeline = pipeline && tile.unit != nullptr && !terms.any() && !cache.logit_bias.present();
     // Tiles begin where panels and blocks do, and end where the keys' tail begins.
     const std::int64_t step = kv_block_scaled(cache.key_format) ? kKvBlock : cache.layout == STRATA_KV_ROWS ? 1 : kPanel;
     const std::int64_t paged = cache.paged_keys(static_cast<std::int32_t>(block.length));
     std::uint16_t row_scales[2 * kTile];
     float bias[kTile];
-    for (std::int64_t first = low / step * step; first < high;) {
+    for (std::int64_t next = low / step * step; next < high;) {
+        const std::int64_t first = next;
         const std::int64_t end = first < paged && paged < high ? paged : high;
         const TileSlots at{block.sequence, block.head, first, end, static_cast<std::int32_t>(smaller(kTile, end - first))};
         tile.first = first;
@@ -195,13 +203,21 @@ void for_each_tile(const Run &run, const Block &block, Tile &tile, ScoreTerms &t
             tile.seen[r] = seen_slots(run, block, r, first, low, end);
             tile.seen_by_all &= tile.seen[r];
         }
+        next += at.slots;
         find_tile(cache, at, row_scales, tile);
+        if (kTileProducts && pipeline) {
+            if (tile.whole()) {
+                advance_pipeline(tile);
+                continue;
+            }
+            drain_pipeline(tile);
+        }
         score(tile);
         terms.bias = load_bias(cache, at, bias);
         if (terms.any()) add_terms(tile, terms);
         body();
-        first += at.slots;
     }
+    if (kTileProducts && pipeline) drain_pipeline(tile);
 }
 
 // ---- results -------------------------------------------------------------------------------------------------------
@@ -245,7 +261,7 @@ void run_item(const Run &run, const KvAttentionItem &item, float *scratch) {
     ScoreTerms terms = terms_of(run, block);
     RowState past[kBlockRows];
     const auto attend = [&](std::int64_t low, std::int64_t high) {
-        for_each_tile(run, block, tile, terms, low, high, [&] {
+        for_each_tile(run, block, tile, terms, low, high, true, [&] {
             advance_softmax(tile);
             weigh(tile);
         });
@@ -254,11 +270,13 @@ void run_item(const Run &run, const KvAttentionItem &item, float *scratch) {
     const std::int64_t border = run.p.past_lse.present() ? block.past() : 0;
     const auto before = [&](std::int64_t slot) { return smaller(slot, border); };
     const auto after = [&](std::int64_t slot) { return larger(slot, border); };
-    attend(0, before(item.sinks));
-    attend(before(item.begin), before(item.end));
-    for (std::int32_t r = 0; r < block.count; ++r) past[r] = {0.0F, 0.0F, tile.max[r], tile.sum[r]};
-    if (item.sinks > border) attend(border, item.sinks);
-    attend(after(item.begin), after(item.end));
+    with_tile_unit(tile, [&] {
+        attend(0, before(item.sinks));
+        attend(before(item.begin), before(item.end));
+        for (std::int32_t r = 0; r < block.count; ++r) past[r] = {0.0F, 0.0F, tile.max[r], tile.sum[r]};
+        if (item.sinks > border) attend(border, item.sinks);
+        attend(after(item.begin), after(item.end));
+    });
     for (std::int32_t r = 0; r < block.count; ++r) {
         const RowState state{tile.max[r], tile.sum[r], past[r].past_max, past[r].past_sum};
         float *o = tile.o + r * run.width;
@@ -318,7 +336,9 @@ void run_probabilities(const Run &run, std::int64_t sequence, std::int64_t head,
         ScoreTerms terms = terms_of(run, block);
         float lse[kBlockRows];
         for (std::int32_t r = 0; r < block.count; ++r) lse[r] = run.lse[token_of(run, block, r) * p.q_heads + head_of(run, block, r)];
-        for_each_tile(run, block, tile, terms, first, end, [&] { add_probabilities(tile, lse, sums + (tile.first - first)); });
+        with_tile_unit(tile, [&] {
+            for_each_tile(run, block, tile, terms, first, end, false, [&] { add_probabilities(tile, lse, sums + (tile.first - first)); });
+        });
     }
     float *to = static_cast<float *>(p.key_probability.data) + sequence * p.key_probability.stride[0] + head * p.key_probability.stride[1];
     for (std::int64_t slot = first; slot < end; ++slot) {
@@ -350,7 +370,14 @@ Status kv_attention_cpu(Exec &exec, const void *problem) {
     const auto &p = *static_cast<const KvAttentionProblem *>(problem);
     exec.impl = IMPL_NAME("kv_attention");
     const KvAttentionPlanBounds bounds = plan_bounds(p, kCpuSplit);
-    Run run{p, ceil_div(p.cache.head_dim, 16) * 16, kBf16Dot && bf16_dot_is_fast() && holds_pairs(p.cache), {}, nullptr, nullptr, nullptr, nullptr};
+    Run run{p,
+            ceil_div(p.cache.head_dim, 16) * 16,
+            (kTileProducts || (kBf16Dot && bf16_dot_is_fast())) && holds_pairs(p.cache),
+            {},
+            nullptr,
+            nullptr,
+            nullptr,
+            nullptr};
     auto *words = exec.planner.take<std::int32_t>(bounds.words());
     run.scratch = exec.planner.take<float>(exec.pool->threads() * Tile::floats(run.width));
     run.partial_o = exec.planner.take<float>(bounds.partials * run.width);

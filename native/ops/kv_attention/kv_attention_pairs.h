@@ -39,6 +39,10 @@ inline void pack_query(const Tile &tile, std::int32_t r) {
 inline void pack_weights(const Tile &tile) {
     for (std::int32_t r = 0; r < tile.rows; ++r) {
         const float *p = tile.s + r * kTile;
+        if (tile.seen[r] == 0) { // the softmax left scores there
+            std::memset(tile.weight_pairs + r * kTile, 0, kTile * 2);
+            continue;
+        }
         for (std::int32_t t = 0; t < tile.slots; t += 32) {
             const F32x16 high = t + 16 < tile.slots ? F32x16::load(p + t + 16) : F32x16::zero();
             narrow(F32x16::load(p + t), high).store(tile.weight_pairs + r * kTile + t);
@@ -87,7 +91,8 @@ inline void pack_key_panel(const Tile &tile, std::int32_t panel, std::uint16_t *
 /// Packs the values of a panel, [8][width][2]. Slots past the tile's are zeros: a weight of zero would not make them harmless.
 inline void pack_value_panel(const Tile &tile, std::int32_t panel, std::uint16_t *to) {
     const std::int64_t pair_row = 2 * tile.width;
-    const std::int32_t slots = tile.slots - kPanel * panel < kPanel ? tile.slots - kPanel * panel : kPanel;
+    const std::int32_t left = tile.slots - kPanel * panel;
+    const std::int32_t slots = left < 0 ? 0 : left < kPanel ? left : kPanel;
     if (tile.values.layout == STRATA_KV_TILED) {
         const std::uint16_t *from = tiled_panel(tile, tile.values, panel);
         std::memcpy(to, from, static_cast<std::size_t>((slots + 1) / 2 * pair_row) * 2);
@@ -110,7 +115,11 @@ inline void pack_value_panel(const Tile &tile, std::int32_t panel, std::uint16_t
 inline void place_keys(Tile &tile, std::int32_t step) {
     auto *packed = reinterpret_cast<std::uint16_t *>(tile.wide_keys);
     const bool in_place = tile.keys.layout == STRATA_KV_TILED && tile.head_dim % step == 0;
-    for (std::int32_t panel = 0; kPanel * panel < tile.slots; ++panel) {
+    for (std::int32_t panel = 0; panel < kPanels; ++panel) {
+        if (kPanel * panel >= tile.slots) { // nobody sees it, but it may be read
+            tile.key_panels[panel] = tile.key_panels[panel - 1];
+            continue;
+        }
         std::uint16_t *to = packed + panel * tile.depth * kPanel;
         if (!in_place) pack_key_panel(tile, panel, to);
         tile.key_panels[panel] = in_place ? tiled_panel(tile, tile.keys, panel) : to;

@@ -11,6 +11,7 @@
 // Ways through the same three steps, chosen by rows, layout and type:
 //   kv_attention_rows.h    few rows, rows of floats: lanes run along d, each element widened once. Decode.
 //   kv_attention_tiled.h   few rows, tiled pages of any format: lanes run along slots for K and channels for V. Decode.
+//   kv_attention_amx.h     many rows, bf16 caches: both products in a tile unit, the softmax beside them. Prefill where there is one.
 //   kv_attention_dot.h     many rows, bf16 caches: both products are dot products of bf16 pairs. Prefill where the processor has a fast one.
 //   kv_attention_wide.h    everything: K and V widened to fp32 scratch, then register-blocked products. Prefill, edges.
 #pragma once
@@ -46,6 +47,8 @@ struct TileSource {
     std::int64_t scale_step; // token scales: from slot to slot; block values: from one row [page_size] to the next
 };
 
+struct TileUnit; // kv_attention_amx.h
+
 /// Scratch of one worker, and the tile at hand.
 struct Tile {
     float *q;           // [kBlockRows][width]
@@ -56,6 +59,7 @@ struct Tile {
     std::int64_t width; // head_dim rounded up to whole vectors
     // Products in bf16, see kv_attention_pairs.h.
     bool pairs;                  // whether the rows at hand take them
+    TileUnit *unit = nullptr;    // set while they do so in tiles
     std::int32_t query_parts;    // bf16 numbers whose sum is a query's number: 1, or 2 for finer queries
     std::int64_t depth;          // head_dim rounded up to 32
     float scale;                 // of the scores; q holds it already, query_pairs do not
