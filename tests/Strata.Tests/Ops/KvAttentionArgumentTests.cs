@@ -26,7 +26,9 @@ public sealed class KvAttentionArgumentTests
     {
         Assert.That(_output.ToArray(), Is.All.EqualTo(9f));
         Assert.That(_lse.ToArray(), Is.All.EqualTo(9f));
-        foreach (IDisposable tensor in new IDisposable[] { _q, _output, _lse }) tensor.Dispose();
+        _q.Dispose();
+        _output.Dispose();
+        _lse.Dispose();
     }
 
     [Test]
