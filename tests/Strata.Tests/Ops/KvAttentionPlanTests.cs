@@ -142,7 +142,7 @@ public sealed class KvAttentionPlanTests
                 Refused(merge + word, -1, StrataStatus.Index, "kv_attention: plan merge 0 has rows ");
                 Refused(merge + word, int.MaxValue, StrataStatus.Index, "kv_attention: plan merge 0 has rows ");
             }
-            Refused(merge + 5, good[Partials], StrataStatus.Index, "kv_attention: plan merge 0 has rows "); // more parts than rows of partial results can hold
+            Refused(merge + 5, good[Partials] + 1, StrataStatus.Index, "kv_attention: plan merge 0 has rows "); // more parts than rows of partial results can hold
             Fails(() => Attending.Run(open, target with { Plan = Upload(open, good[..^1]) }), StrataStatus.Shape, $"kv_attention: plan.shape[0] is {good.Length - 1}, must be at least {good.Length}; ask strata_kv_attention_plan_words");
             Fails(() => Attending.Run(open, target with { Plan = Upload(open, good).View.Reshape(1, good.Length) }), StrataStatus.Shape, "kv_attention: plan.ndim is 2, must be 1; describe the tensor with all its dimensions");
             Assert.That(output.ToArray(), Is.All.EqualTo(9f));
