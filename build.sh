@@ -12,7 +12,7 @@ NATIVE=$STRATA_BUILD/native
 MANAGED=$STRATA_BUILD/dotnet
 LOGS=$STRATA_BUILD/logs
 JOBS=${STRATA_JOBS:-$(nproc)}
-PACKAGES=(g++ cmake ninja-build ccache castxml clang-format clang-tidy libgtest-dev pkg-config git binutils jq ca-certificates)
+PACKAGES=(g++ cmake ninja-build ccache castxml clang-format clang-tidy libgtest-dev pkg-config git binutils jq ca-certificates python3 python3-numpy)
 
 usage() {
   cat <<'T'
@@ -199,12 +199,20 @@ managed_tests() {
   tally "$passed" "$failed" $((total - executed)) managed
 }
 
+# The GPU run's script on the devices that are here: every op against NumPy in fp64 through the C ABI, called from Python.
+gpu_dry_run() {
+  local status=0
+  step 'gpu dry run' bash bench/gpu/run.sh --dry-run --no-build || status=$?
+  tally $((status == 0)) $((status != 0)) 0 'gpu dry run'
+}
+
 run_tests() {
   local filter=${1:-}
   build_if_stale
   native_tests native "$NATIVE" "$filter"
   managed_tests "$filter"
   if [[ -z $filter ]]; then
+    gpu_dry_run
     step 'record' strata verify --device simt --record "$STRATA_BUILD/calls.bin"
     native asan "$STRATA_BUILD/native-asan"
     native_tests asan "$STRATA_BUILD/native-asan"
@@ -241,7 +249,7 @@ check() {
   say 'check: all well'
 }
 
-native_sources() { git ls-files --cached --others --exclude-standard 'native/*.h' 'native/*.cpp' 'native/*.cu' 'native/*.cuh'; }
+native_sources() { git ls-files --cached --others --exclude-standard 'native/*.h' 'native/*.cpp' 'native/*.cu' 'native/*.cuh' 'bench/gpu/*.cu'; }
 
 check_format() {
   local bad

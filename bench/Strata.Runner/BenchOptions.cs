@@ -27,7 +27,7 @@ public sealed record BenchOptions
     /// <summary>CPU threads; 0 = all cores.</summary>
     public int Threads { get; init; }
 
-    /// <summary>Time other libraries beside ours. This version has no peer built in: the columns stay empty.</summary>
+    /// <summary>Time other libraries beside ours, in turns, with as many threads. They run on the CPU.</summary>
     public bool Peers { get; init; }
 
     /// <summary>Write one JSON document instead of the table.</summary>

@@ -32,15 +32,20 @@ public sealed record BenchMachine(string Name, string Isa, int Threads, string D
 /// <param name="MedianUs">Median time of a call, µs.</param>
 /// <param name="P20Us">A fifth of the calls was faster, µs.</param>
 /// <param name="P80Us">A fifth of the calls was slower, µs.</param>
-/// <param name="GbS">Bytes the call must move ÷ median, GB/s.</param>
+/// <param name="GbS">Bytes the call must move ÷ median, GB/s. A peer's are those of its own formats.</param>
 /// <param name="GflopS">Operations ÷ median, GFLOP/s (or GOP/s).</param>
 /// <param name="LimitShare">Share (0..1) of max(bytes ÷ bandwidth, operations ÷ peak) reached; null without limits.</param>
-/// <param name="Peer">Name of the library compared with; null = none.</param>
-/// <param name="Ratio">The peer's time ÷ ours; null = none.</param>
+/// <param name="Peer">The other library whose time this is; null = ours.</param>
+/// <param name="Ratio">Its time ÷ ours in the same state: how many times as fast we are; null in our own rows.</param>
 public sealed record BenchRow(string Op, string Case, string Device, string Isa, int Threads, string State, double MedianUs, double P20Us, double P80Us, double GbS, double GflopS, double? LimitShare, string? Peer, double? Ratio);
 
 /// <summary>Everything that one run measured.</summary>
 /// <param name="Machine">Where and when.</param>
-/// <param name="Rows">One a case and state.</param>
+/// <param name="Rows">One a case, state and contender.</param>
 /// <param name="Refused">Cases that were not timed because the op disagrees with the reference or failed, a sentence each; absent if there are none.</param>
-public sealed record BenchReport(BenchMachine Machine, IReadOnlyList<BenchRow> Rows, [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] IReadOnlyList<string>? Refused);
+/// <param name="PeersMissing">Peers that could not be timed beside a case, a sentence each; absent if there are none.</param>
+public sealed record BenchReport(
+    BenchMachine Machine,
+    IReadOnlyList<BenchRow> Rows,
+    [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] IReadOnlyList<string>? Refused,
+    [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] IReadOnlyList<string>? PeersMissing);

@@ -5,6 +5,7 @@ using System.Globalization;
 using System.Text.Json;
 using Spectre.Console;
 using Strata.Reference;
+using Strata.Runner.Peers;
 
 namespace Strata.Runner;
 
@@ -23,16 +24,15 @@ public static class BenchRunner
     /// <exception cref="StrataException">An op, case or device that is not there.</exception>
     /// <exception cref="OperationCanceledException">The run was ended early.</exception>
     public static int Run(BenchOptions options, TextWriter output, TextWriter log, CancellationToken cancel = default) =>
-        Run(options, OpHarness.All, Limits.Measure, output, log, cancel);
+        Run(options, OpHarness.All, PeerList.All, Limits.Measure, output, log, cancel);
 
-    internal static int Run(BenchOptions options, IReadOnlyList<OpHarness> harnesses, Func<Device, Limits> measure, TextWriter output, TextWriter log, CancellationToken cancel = default)
+    internal static int Run(BenchOptions options, IReadOnlyList<OpHarness> harnesses, Func<int, IReadOnlyList<IPeer>> peers, Func<Device, Limits> measure, TextWriter output, TextWriter log, CancellationToken cancel = default)
     {
         ArgumentNullException.ThrowIfNull(options);
         var display = new Display(output, log);
         List<(OpHarness Harness, OpCase Case)> work = Select(options, harnesses);
-        if (options.Peers) display.Log("bench: --peers has nothing to compare with, must find a library that this build times beside its own; the columns stay empty");
         using Targets targets = Targets.Open(options.Device, options.Isa == "all" ? null : options.Isa, options.Isa == "all", options.Threads);
-        BenchReport report = Time(work, targets, options, measure, display, cancel);
+        BenchReport report = Time(work, targets, options, peers, measure, display, cancel);
         string json = JsonSerializer.Serialize(report, ReportJson.Default.BenchReport);
         if (options.Out is not null) Save(options.Out, report, json, display);
         if (options.Json) display.WriteLine(json);
@@ -58,12 +58,13 @@ public static class BenchRunner
         return work;
     }
 
-    private static BenchReport Time(List<(OpHarness Harness, OpCase Case)> work, Targets targets, BenchOptions options, Func<Device, Limits> measure, Display display, CancellationToken cancel)
+    private static BenchReport Time(List<(OpHarness Harness, OpCase Case)> work, Targets targets, BenchOptions options, Func<int, IReadOnlyList<IPeer>> peersOf, Func<Device, Limits> measure, Display display, CancellationToken cancel)
     {
         var rows = new List<BenchRow>();
-        var refused = new List<string>();
+        List<string> refused = [], missing = [];
         DeviceInfo info = Device.List().First(d => d.Id == options.Device);
         int threads = options.Threads > 0 ? options.Threads : info.Threads;
+        IReadOnlyList<IPeer> peers = options.Peers ? peersOf(threads) : [];
         double seconds = options.Seconds > 0 ? options.Seconds : options.Quick ? QuickSeconds : FullSeconds;
         BenchLimits? reported = null;
         display.WithProgress("bench", targets.Devices.Count * (work.Count + (options.Model is null ? 1 : 2)), progress =>
@@ -81,7 +82,7 @@ public static class BenchRunner
                     progress(opCase.ToString(), done++);
                     try
                     {
-                        rows.AddRange(TimeCase(harness, opCase, device, threads, timer, limits));
+                        rows.AddRange(TimeCase(harness, opCase, device, threads, timer, limits, [.. peers.Where(p => p.Op == opCase.Op)], missing));
                     }
                     catch (RefusedException e)
                     {
@@ -96,18 +97,32 @@ public static class BenchRunner
         });
         string date = DateTime.UtcNow.ToString("yyyy-MM-dd", CultureInfo.InvariantCulture);
         var machine = new BenchMachine(info.Name, targets.Devices[^1].Isa, threads, date, reported!);
-        return new BenchReport(machine, rows, refused.Count == 0 ? null : refused);
+        return new BenchReport(machine, rows, refused.Count == 0 ? null : refused, missing.Count == 0 ? null : missing);
     }
 
-    private static IEnumerable<BenchRow> TimeCase(OpHarness harness, OpCase opCase, Device device, int threads, CaseTimer timer, Limits limits)
+    private static List<BenchRow> TimeCase(OpHarness harness, OpCase opCase, Device device, int threads, CaseTimer timer, Limits limits, IReadOnlyList<IPeer> peers, List<string> missing)
     {
+        if (device.Id != "cpu")
+        {
+            foreach (IPeer peer in peers) Missing(peer, $"the device is {device.Id}, must be cpu");
+            peers = [];
+        }
         OpProblem problem = harness.Create(opCase, harness.Families[0], seed: 1);
-        (Quantiles cold, Quantiles warm) = timer.Time(harness, opCase, problem);
-        return [Of("cold", cold), Of("warm", warm)];
+        IReadOnlyList<CaseTime> times = timer.Time(harness, opCase, problem, peers, Missing);
+        var rows = new List<BenchRow>();
+        foreach ((string state, Func<CaseTime, Quantiles> of) in new (string, Func<CaseTime, Quantiles>)[] { ("cold", t => t.Cold), ("warm", t => t.Warm) })
+        {
+            foreach (CaseTime time in times)
+            {
+                Quantiles microseconds = of(time);
+                double? share = limits.Share(time.Bytes, problem.Operations, problem.Roof, microseconds.Median * 1e-6);
+                BenchRow row = Row(opCase.Op, opCase.Name, device, threads, state, microseconds, time.Bytes, problem.Operations, share);
+                rows.Add(time.Peer is null ? row : row with { Peer = time.Peer.Name(opCase), Ratio = Statistics.Rounded(microseconds.Median / of(times[0]).Median) });
+            }
+        }
+        return rows;
 
-        BenchRow Of(string state, Quantiles microseconds) =>
-            Row(opCase.Op, opCase.Name, device, threads, state, microseconds, problem.Bytes, problem.Operations,
-                limits.Share(problem.Bytes, problem.Operations, problem.Roof, microseconds.Median * 1e-6));
+        void Missing(IPeer peer, string reason) => missing.Add($"{opCase} on {device.Id}/{device.Isa}: {peer.Name(opCase)}: {reason}");
     }
 
     private static BenchRow Row(string op, string name, Device device, int threads, string state, Quantiles microseconds, double bytes, double operations, double? share)

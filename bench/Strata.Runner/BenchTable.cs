@@ -9,23 +9,30 @@ namespace Strata.Runner;
 internal static class BenchTable
 {
     private static readonly string[] s_columns = ["op", "case", "isa", "state", "median µs", "p20–p80", "GB/s", "GFLOP/s", "% of limit"];
+    private static readonly string[] s_peerColumns = ["peer", "ours is × as fast"];
     private const int FirstNumber = 4;
 
     public static void Print(BenchReport report, Display display)
     {
         BenchMachine machine = report.Machine;
+        bool peers = report.Rows.Any(r => r.Peer is not null);
         display.WriteLine($"{machine.Name}, {machine.Isa}, {machine.Threads} threads, {machine.Date}");
         display.WriteLine($"limits: {Describe(machine.Limits)}");
         Table table = new Table().Border(TableBorder.Simple).AddColumns(s_columns);
         for (int i = FirstNumber; i < s_columns.Length; i++) table.Columns[i].RightAligned();
+        if (peers) table.AddColumns(s_peerColumns).Columns[^1].RightAligned();
         foreach (BenchRow row in report.Rows)
         {
-            table.AddRow(
+            string[] cells =
+            [
                 Markup.Escape(row.Op), Markup.Escape(row.Case), Markup.Escape(row.Isa), row.State,
                 Number(row.MedianUs), $"{Number(row.P20Us)}–{Number(row.P80Us)}", Number(row.GbS), Number(row.GflopS),
-                row.LimitShare is { } share ? (100 * share).ToString("0", CultureInfo.InvariantCulture) : "");
+                row.LimitShare is { } share ? (100 * share).ToString("0", CultureInfo.InvariantCulture) : "",
+            ];
+            table.AddRow(peers ? [.. cells, Markup.Escape(row.Peer ?? ""), row.Ratio is { } ratio ? Number(ratio) : ""] : cells);
         }
         display.Write(table);
+        foreach (string missing in report.PeersMissing ?? []) display.WriteLine($"no peer: {missing}");
     }
 
     private static string Describe(BenchLimits limits)

@@ -11,8 +11,11 @@ internal abstract class CallClock : IDisposable
 {
     public static CallClock For(Device device) => device.IsHostMemory ? new HostClock() : new DeviceClock(device);
 
-    /// <summary>Calls each run once, in order, and adds the microseconds of each.</summary>
-    public abstract void Time(IReadOnlyList<OpRun> runs, List<double> microseconds);
+    /// <summary>Runs each once, in order, and adds the microseconds of a call.</summary>
+    /// <param name="runs">The runs.</param>
+    /// <param name="calls">Calls that each makes.</param>
+    /// <param name="microseconds">Gets one sample a run.</param>
+    public abstract void Time(IReadOnlyList<OpRun> runs, int calls, List<double> microseconds);
 
     public abstract void Dispose();
 
@@ -20,14 +23,14 @@ internal abstract class CallClock : IDisposable
     {
         private static readonly double s_microsecondsPerTick = 1e6 / Stopwatch.Frequency;
 
-        public override void Time(IReadOnlyList<OpRun> runs, List<double> microseconds)
+        public override void Time(IReadOnlyList<OpRun> runs, int calls, List<double> microseconds)
         {
             microseconds.EnsureCapacity(microseconds.Count + runs.Count);
             foreach (OpRun run in runs)
             {
                 long start = Stopwatch.GetTimestamp();
                 run.Run();
-                microseconds.Add((Stopwatch.GetTimestamp() - start) * s_microsecondsPerTick);
+                microseconds.Add((Stopwatch.GetTimestamp() - start) * s_microsecondsPerTick / calls);
             }
         }
 
@@ -39,7 +42,7 @@ internal abstract class CallClock : IDisposable
         private readonly StrataStream _stream = device.CreateStream();
         private readonly List<StrataEvent> _events = [];
 
-        public override void Time(IReadOnlyList<OpRun> runs, List<double> microseconds)
+        public override void Time(IReadOnlyList<OpRun> runs, int calls, List<double> microseconds)
         {
             while (_events.Count <= runs.Count) _events.Add(device.CreateEvent());
             device.Synchronize(); // what was queued on the default stream (resets) must not run beside the calls
@@ -50,7 +53,7 @@ internal abstract class CallClock : IDisposable
                 _events[i + 1].Record(_stream);
             }
             _stream.Synchronize();
-            for (int i = 0; i < runs.Count; i++) microseconds.Add(_events[i].MicrosecondsTo(_events[i + 1]));
+            for (int i = 0; i < runs.Count; i++) microseconds.Add(_events[i].MicrosecondsTo(_events[i + 1]) / calls);
         }
 
         public override void Dispose()

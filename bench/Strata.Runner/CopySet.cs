@@ -5,6 +5,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using Strata.Reference;
+using Strata.Runner.Peers;
 
 namespace Strata.Runner;
 
@@ -26,9 +27,25 @@ internal sealed class CopySet : IDisposable
     private const int MaxSeeds = 8;
     private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(1);
 
+    // A run of a library costs some microseconds beside its calls, which a model that makes hundreds of calls a run does not notice.
+    private const int MaxCallsPerRun = 8;
+    private const double RunSeconds = 400e-6, PeerBytesPerSecond = 20e9, PeerOperationsPerSecond = 100e9;
+
     private readonly List<OpRun> _runs = [];
 
+    private CopySet(IReadOnlyList<OpProblem> problems, int callsPerRun)
+    {
+        Problems = problems;
+        CallsPerRun = callsPerRun;
+    }
+
     public IReadOnlyList<OpRun> Runs => _runs;
+
+    /// <summary>Calls that each run makes.</summary>
+    public int CallsPerRun { get; }
+
+    /// <summary>The distinct problems behind the copies.</summary>
+    public IReadOnlyList<OpProblem> Problems { get; }
 
     /// <summary>Whether calling all copies in turn leaves nothing of the first one in any cache.</summary>
     public bool ExceedsCaches { get; private set; }
@@ -44,25 +61,34 @@ internal sealed class CopySet : IDisposable
         return (int)Math.Min(Math.Min(wanted, fitting), MaxCopies);
     }
 
-    /// <summary>Binds the copies.</summary>
+    /// <summary>Binds copies of our own op.</summary>
     public static CopySet Bind(OpHarness harness, OpCase opCase, OpProblem problem, Device device)
     {
-        var set = new CopySet();
-        try
-        {
-            set._runs.Add(problem.Bind(device, Poison.Nan));
-            int count = Count(problem.Bytes, set._runs[0].OwnedBytes, TargetBytes);
-            List<OpProblem> problems = WithOtherSeeds(harness, opCase, problem, Math.Min(count, MaxSeeds));
-            var watch = Stopwatch.StartNew();
-            for (int i = 1; i < count && watch.Elapsed < s_patience; i++) set._runs.Add(problems[i % problems.Count].Bind(device, Poison.Nan));
-            set.ExceedsCaches = problem.Bytes * set._runs.Count >= TargetBytes;
-            return set;
-        }
-        catch
-        {
-            set.Dispose();
-            throw;
-        }
+        OpRun first = problem.Bind(device, Poison.Nan);
+        int count = Count(problem.Bytes, first.OwnedBytes, TargetBytes);
+        var set = new CopySet(WithOtherSeeds(harness, opCase, problem, Math.Min(count, MaxSeeds)), callsPerRun: 1);
+        set._runs.Add(first);
+        set.Fill(count, problem.Bytes, i => set.Problems[i % set.Problems.Count].Bind(device, Poison.Nan));
+        return set;
+    }
+
+    /// <summary>Binds copies of a peer's op, made from the problems of our own copies. Calls of one run have distinct problems: the library may
+    /// keep equal constants once.</summary>
+    public static CopySet Bind(IPeer peer, IReadOnlyList<OpProblem> problems, Device device)
+    {
+        long bytes = peer.Bytes(problems[0]);
+        int calls = Math.Min(CallsIn(problems[0], bytes), problems.Count), count = (Count(bytes, bytes, TargetBytes) + calls - 1) / calls;
+        var set = new CopySet(problems, calls);
+        set.Fill(count, bytes * calls, i => peer.Bind([.. Enumerable.Range(i * calls, calls).Select(c => problems[c % problems.Count])], device));
+        return set;
+    }
+
+    /// <summary>Binds one run of a peer's op that makes the same call again and again.</summary>
+    public static CopySet BindWarm(IPeer peer, OpProblem problem, Device device)
+    {
+        var set = new CopySet([problem], CallsIn(problem, peer.Bytes(problem)));
+        set.Fill(1, 0, _ => peer.Bind([.. Enumerable.Repeat(problem, set.CallsPerRun)], device));
+        return set;
     }
 
     public void Dispose()
@@ -78,6 +104,27 @@ internal sealed class CopySet : IDisposable
         if (!File.Exists(path)) return 0;
         string text = File.ReadAllText(path).Trim();
         return text.EndsWith('K') && long.TryParse(text.AsSpan(0, text.Length - 1), NumberStyles.None, CultureInfo.InvariantCulture, out long kilobytes) ? kilobytes << 10 : 0;
+    }
+
+    private static int CallsIn(OpProblem problem, long bytes)
+    {
+        double seconds = Math.Max(bytes / PeerBytesPerSecond, problem.Operations / PeerOperationsPerSecond);
+        return (int)Math.Clamp(RunSeconds / seconds, 1, MaxCallsPerRun);
+    }
+
+    private void Fill(int count, long bytes, Func<int, OpRun> bind)
+    {
+        try
+        {
+            var watch = Stopwatch.StartNew();
+            while (_runs.Count == 0 || (_runs.Count < count && watch.Elapsed < s_patience)) _runs.Add(bind(_runs.Count));
+            ExceedsCaches = bytes * _runs.Count >= TargetBytes;
+        }
+        catch
+        {
+            Dispose();
+            throw;
+        }
     }
 
     private static List<OpProblem> WithOtherSeeds(OpHarness harness, OpCase opCase, OpProblem problem, int count)

@@ -20,6 +20,7 @@ DECLARE_OPS(scalar)
 DECLARE_OPS(avx2)
 DECLARE_OPS(avx512)
 DECLARE_OPS(avx512vnni)
+DECLARE_OPS(amx)
 
 namespace strata {
 
@@ -42,14 +43,13 @@ std::int32_t core_count() {
     return cores == 0 ? 1 : static_cast<std::int32_t>(cores);
 }
 
-// No kernel of this version is written for tiles, so amx runs the level below it.
 const OpFunction *ops_of(Isa isa) {
     switch (isa) {
     case Isa::kScalar: return scalar::ops;
     case Isa::kAvx2: return avx2::ops;
     case Isa::kAvx512: return avx512::ops;
-    case Isa::kAvx512Vnni:
-    case Isa::kAmx: return avx512vnni::ops;
+    case Isa::kAvx512Vnni: return avx512vnni::ops;
+    case Isa::kAmx: return amx::ops;
     }
     return scalar::ops;
 }
@@ -86,7 +86,7 @@ Status open(const OpenOptions &options, void **state, DeviceTraits *traits) {
     Isa isa = Isa::kScalar;
     TRY(choose_isa(options.isa, &isa));
     auto made = std::make_unique<CpuState>(isa, options.threads > 0 ? options.threads : core_count());
-    traits->isa = isa_name(isa);
+    traits->isa = isa_title(isa);
     traits->ops = ops_of(isa);
     traits->pool = &made->pool;
     traits->host_checks_indices = true;
@@ -172,7 +172,8 @@ Status event_elapsed(void *, void *start, void *end, double *microseconds) {
 
 Status limit_measure(void *state, std::int32_t limit, double *per_second) {
     auto *cpu = static_cast<CpuState *>(state);
-    return measure_cpu_limit(cpu->isa, cpu->pool, limit, per_second);
+    // What an emulated set really runs on limits it.
+    return measure_cpu_limit(isa_is_emulated(cpu->isa) ? best_isa() : cpu->isa, cpu->pool, limit, per_second);
 }
 
 } // namespace

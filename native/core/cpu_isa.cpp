@@ -16,6 +16,17 @@ namespace {
 
 constexpr const char *kNames[kIsaCount] = {"scalar", "avx2", "avx512", "avx512vnni", "amx"};
 
+// In a build for tests the kernels of these sets are AVX2 code, and AVX2 is the best set whose kernels are what they say.
+#if defined(STRATA_EMULATE)
+constexpr Isa kBestBuilt = Isa::kAvx2;
+constexpr bool kEmulated[kIsaCount] = {false, false, true, true, true};
+#else
+constexpr Isa kBestBuilt = Isa::kAmx;
+constexpr bool kEmulated[kIsaCount] = {};
+#endif
+constexpr const char *kTitles[kIsaCount] = {"scalar", "avx2", kEmulated[2] ? "avx512 (emulated)" : "avx512",
+                                            kEmulated[3] ? "avx512vnni (emulated)" : "avx512vnni", kEmulated[4] ? "amx (emulated)" : "amx"};
+
 std::uint64_t read_xcr0() {
     std::uint32_t low = 0;
     std::uint32_t high = 0;
@@ -64,6 +75,7 @@ Detected detect() {
         return found; // no AVX2 or BMI2
     }
     found.best = Isa::kAvx2;
+    if (kBestBuilt == Isa::kAvx2) return found;
     constexpr std::uint32_t kAvx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31); // F, DQ, BW, VL
     if ((saved & 0xe6) != 0xe6 || (b7 & kAvx512) != kAvx512) {
         return found;
@@ -100,7 +112,28 @@ const Detected &detected() {
 
 const char *isa_name(Isa isa) { return kNames[static_cast<std::int32_t>(isa)]; }
 
+const char *isa_title(Isa isa) { return kTitles[static_cast<std::int32_t>(isa)]; }
+
+bool isa_is_emulated(Isa isa) { return kEmulated[static_cast<std::int32_t>(isa)]; }
+
 Isa best_isa() { return detected().best; }
+
+bool bf16_dot_is_fast() {
+    // AMD's cores take a pair in the time of one fp32 multiply-add, Intel's in four times that: half the rate of fp32, and tiles do that work there.
+    static const bool amd = [] {
+        std::uint32_t a = 0;
+        std::uint32_t name[3] = {};
+        return __get_cpuid(0, &a, &name[0], &name[2], &name[1]) != 0 && std::memcmp(name, "AuthenticAMD", sizeof name) == 0;
+    }();
+    return amd || isa_is_emulated(Isa::kAvx512Vnni); // an emulated set is there to be tested
+}
+
+namespace {
+
+// Emulated sets run on AVX2.
+bool usable(Isa isa) { return isa <= best_isa() || (isa_is_emulated(isa) && best_isa() >= Isa::kAvx2); }
+
+} // namespace
 
 Status choose_isa(const char *requested, Isa *isa) {
     if (requested == nullptr || *requested == '\0') {
@@ -114,7 +147,7 @@ Status choose_isa(const char *requested, Isa *isa) {
         if (std::strcmp(requested, kNames[i]) != 0) {
             continue;
         }
-        if (i > static_cast<std::int32_t>(best_isa())) {
+        if (!usable(static_cast<Isa>(i))) {
             return fail(STRATA_E_DEVICE, "cpu: instruction set ", requested, " is not usable here (best is ", isa_name(best_isa()),
                         "), must be one that the processor and the system have; choose a lower one or leave it to the library");
         }
@@ -127,7 +160,12 @@ Status choose_isa(const char *requested, Isa *isa) {
 
 void describe_isa(Text &text) {
     text << isa_name(best_isa());
-    if (best_isa() != Isa::kAmx) {
+    for (std::int32_t i = 0; i < kIsaCount; ++i) {
+        if (isa_is_emulated(static_cast<Isa>(i)) && usable(static_cast<Isa>(i))) {
+            text << "; " << isa_title(static_cast<Isa>(i));
+        }
+    }
+    if (best_isa() != Isa::kAmx && !isa_is_emulated(Isa::kAmx)) {
         text << "; amx: " << detected().amx_reason;
     }
 }

@@ -25,6 +25,18 @@ GPU_DEVICE T warp_reduce_min(T value, Site site) {
     return value;
 }
 
+// Sign, exponent and mantissa moved to the places of fp16 are the number times 2^-8; only NaN, all ones, reads as a number then.
+GPU_DEVICE uint32_t unpack2_e4m3(uint32_t codes) {
+#if defined(GPU_HAS_E4M3)
+    return detail::convert2_e4m3(codes);
+#else
+    const uint32_t high = prmt(codes, 0, 0x1404);
+    const uint32_t pair = hmul2((high & 0x80008000u) | ((high >> 1) & 0x3f803f80u), 0x5c005c00u);
+    const uint32_t nan = ((high & 0x7f007f00u) + 0x01000100u) & 0x80008000u;
+    return nan == 0 ? pair : pair | (nan >> 15) * 0x7fffu;
+#endif
+}
+
 // Reduction by multiples of pi/2 in double keeps 27 bits of the remainder for angles up to 1e8, which is what rotary
 // embeddings of long contexts need; the library's own float version keeps a slow path in local memory instead.
 GPU_DEVICE void sincos(double angle, float &sine, float &cosine) {

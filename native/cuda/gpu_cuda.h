@@ -31,6 +31,15 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 
 GPU_DEVICE double round_double(double x) { return ::rint(x); }
 
+#if __CUDA_ARCH__ >= 890
+#define GPU_HAS_E4M3
+GPU_DEVICE uint32_t convert2_e4m3(uint32_t codes) {
+    uint32_t pair;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(static_cast<uint16_t>(codes)));
+    return pair;
+}
+#endif
+
 /// The 32-bit address that shared-memory instructions take.
 GPU_DEVICE uint32_t smem_address(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 

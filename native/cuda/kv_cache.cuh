@@ -20,6 +20,11 @@ struct GpuKvCache {
     int64_t table_sequence, table_head, length_sequence, length_head; // strides
     int64_t pages;
     int32_t dtype, head_dim, page_size, page_shift; // page_shift: log2 of page_size, or -1
+    GpuPool logit_bias, key_scales, value_scales;   // slot of a block format's key scales: the block; of its value scales: the row of the group
+    const int32_t *tail_table;                      // null: the tail of (sequence, head) is sequence * kv_heads + head
+    void *tails;                                    // null where key_format needs none; [tails][kKvBlock][head_dim]
+    int64_t tail_sequence, tail_head, tail_stride, tail_row, tail_count;
+    int32_t value_dtype, tail_dtype, key_format, value_format, layout, rotation;
 };
 
 inline GpuPool gpu_pool(const View &view, bool shared_pages) {
@@ -39,6 +44,28 @@ inline GpuKvCache gpu_kv_cache(const KvCacheView &view) {
     cache.length_head = view.lengths.stride[1];
     cache.pages = view.pages;
     cache.dtype = view.keys.dtype;
+    cache.value_dtype = view.values.dtype;
+    cache.key_format = view.key_format;
+    cache.value_format = view.value_format;
+    cache.layout = view.layout;
+    cache.rotation = view.rotation;
+    if (view.logit_bias.present()) cache.logit_bias = gpu_pool(view.logit_bias, view.shared_pages());
+    if (view.key_scales.present()) cache.key_scales = gpu_pool(view.key_scales, view.shared_pages());
+    if (view.value_scales.present()) cache.value_scales = gpu_pool(view.value_scales, view.shared_pages());
+    if (view.key_tail.present()) {
+        cache.tails = view.key_tail.data;
+        cache.tail_stride = view.key_tail.stride[0];
+        cache.tail_row = view.key_tail.stride[1];
+        cache.tail_count = view.key_tail.shape[0];
+        cache.tail_dtype = view.key_tail.dtype;
+        cache.tail_sequence = view.kv_heads;
+        cache.tail_head = 1;
+    }
+    if (view.tail_table.present()) {
+        cache.tail_table = static_cast<const int32_t *>(view.tail_table.data);
+        cache.tail_sequence = view.tail_table.stride[0];
+        cache.tail_head = view.tail_table.stride[1];
+    }
     cache.head_dim = view.head_dim;
     cache.page_size = view.page_size;
     cache.page_shift = -1;
@@ -73,6 +100,39 @@ GPU_DEVICE const int32_t *table_row(const GpuKvCache &cache, int64_t sequence, i
 GPU_DEVICE int64_t row_at(const GpuPool &pool, const GpuSlot &slot, int64_t head) {
     return slot.page * pool.page + head * pool.head + slot.in_page * pool.slot;
 }
+
+/// Element (or byte, of 4-bit codes) where the block of a page and head starts.
+GPU_DEVICE int64_t block_at(const GpuPool &pool, int32_t page, int64_t head) { return page * pool.page + head * pool.head; }
+
+/// Bits of a number of a pool.
+GPU_HOST_DEVICE constexpr int32_t number_bits(int32_t format, int32_t dtype) {
+    if (format == STRATA_KV_I4_BLOCK) return 4;
+    if (format != STRATA_KV_PLAIN) return 8;
+    return dtype == STRATA_DTYPE_F32 ? 32 : 16;
+}
+
+// Where a number lies inside the block of a page and head. Tiled: the 4-byte word; `per_word` numbers are in one.
+GPU_HOST_DEVICE constexpr int32_t tiled_key_word(int32_t slot, int32_t channel, int32_t head_dim, int32_t per_word) {
+    return ((slot / 16) * (head_dim / per_word) + channel / per_word) * 16 + slot % 16;
+}
+GPU_HOST_DEVICE constexpr int32_t tiled_value_word(int32_t slot, int32_t channel, int32_t head_dim, int32_t per_word) {
+    return slot / per_word * head_dim + channel;
+}
+GPU_HOST_DEVICE constexpr int32_t swizzled_element(int32_t slot, int32_t channel, int32_t page_size) {
+    return (channel / 64 * page_size + slot) * 64 + ((channel % 64 / 8) ^ (slot & 7)) * 8 + channel % 8;
+}
+
+/// The row of key_tail that belongs to a sequence and head; -1, and a fault, where there is no such tail.
+GPU_DEVICE int64_t find_tail(const GpuKvCache &cache, int64_t sequence, int64_t head, uint32_t *fault) {
+    const int64_t at = sequence * cache.tail_sequence + head * cache.tail_head;
+    const int64_t tail = cache.tail_table == nullptr ? at : cache.tail_table[at];
+    if (tail >= 0 && tail < cache.tail_count) return tail;
+    raise_fault(fault, kFaultIndex);
+    return -1;
+}
+
+/// Slots whose keys are in pages, of the `held` ones; the others are in the tail.
+GPU_DEVICE int32_t paged_keys(const GpuKvCache &cache, int32_t held) { return cache.tails == nullptr ? held : held / kKvBlock * kKvBlock; }
 
 /// The length of one head, forced into 0 ... most.
 GPU_DEVICE int32_t checked_length(const GpuKvCache &cache, int64_t sequence, int64_t head, int64_t most, uint32_t *fault) {

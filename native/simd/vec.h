@@ -10,8 +10,17 @@
 //   I32x16   zero set load + -  to_f32
 //   order_key(x): signed integers in the order of the floats, -0 as +0 and every NaN below -infinity
 //   lanes_greater(a, b), lanes_equal(a, b): bit l is the answer of lane l
-//   any_nan(a)   reduce_add(I32x16)   store_s8(p, I32x16): the lowest byte of each lane
+//   any_nan(a)   any_greater(a, b)   reduce_add(I32x16)      fused(a,b,c) = a*b+c with one rounding everywhere, for what promises bits   store_s8(p,
+//   I32x16): the lowest byte of each lane F32x16::set_pair(p): lanes p[0], p[1], p[0], p[1] ...            load_bf16_words(p, even, odd): lane l: the
+//   low and the high half of word l WideDot: exact sums of unsigned bytes times 15-bit factors, lane l: sum of u[4l + i] * q[i]; add(u, q8), value();
+//   q8 is what pack_wide wrote:
+//            pack_wide(x, to) rounds 16 factors of -16383 ... 16383 to integers, writes 8 bytes for each four of them, and returns the integers
 //   select(m, a, b): lane l of a where bit l of m is set, else of b      unzip(a, b, even, odd): the even and the odd lanes of a then b
+//   flush(x): denormal lanes become zeros of their sign      exp_of_weight(x): exp with less work at the ends; x is at most 64
+//   Bf16x32  32 bf16 numbers, a pair to a lane: load store  set_pair(p): p[0], p[1] in every lane  zip(p, q): p[l], q[l] in lane l
+//   narrow(a, b): the lanes of a, then of b, to nearest even, denormals as zeros      even_as_f32(p), odd_as_f32(p): one of each pair
+//   as_words(p), as_pairs(x): the same bits, to move pairs as lanes
+//   dot(sum, p, q): lane l: fma(p[2l], q[2l], fma(p[2l+1], q[2l+1], sum)), denormal operands and results as zeros: the hardware's to the bit
 //   U8x64    64 bytes, four to a lane: load, low_nibbles, high_nibbles, exclusive or
 //   byte_as_f32<b>(u), nibble_as_f32<i>(u): lane l: byte b of its four, nibble i of its eight (0 = low nibble of byte 0), as a float
 //   dot_u8s8(sum, u, s4): lane l: sum + u[4l]*s[0] + ... + u[4l+3]*s[3], exact when every pair sum u*s + u*s fits 16 bits signed
@@ -43,6 +52,13 @@ namespace strata::STRATA_ISA_NAMESPACE {
 /// "qgemm/avx2": the name a kernel file reports as exec.impl.
 #define IMPL_NAME(op) op "/" STRATA_STRING(STRATA_ISA_NAMESPACE)
 
+/// Whether dot is one instruction. Whether that is a fast one, bf16_dot_is_fast of core/cpu_isa.h knows.
+#if defined(__AVX512BF16__)
+inline constexpr bool kBf16Dot = true;
+#else
+inline constexpr bool kBf16Dot = false;
+#endif
+
 // exp(x) = 2^n p(r), |r| <= ln2/2: degree-6 minimax polynomial, below 2 ulp on [-87, 88]; below -87.3 it gives 0, above 88.7 infinity, NaN stays NaN.
 inline F32x16 exp(F32x16 x) {
     const F32x16 n = round_nearest(x * F32x16::set(1.44269504088896341F));
@@ -55,6 +71,22 @@ inline F32x16 exp(F32x16 x) {
     p = fma(p, r, F32x16::set(5.0000001201e-1F));
     p = fma(p, r * r, r + F32x16::set(1.0F));
     return scale_exp(p, n, x);
+}
+
+// The same, but 2^n p(r) with |r| <= 1/2 in one step, for arguments that cannot overflow: x is at most 64. Below -87.3 it gives 0 or a denormal, from
+// -111 down it gives 0, NaN stays NaN, and exp_of_weight(0) is 1.
+inline F32x16 exp_of_weight(F32x16 x) {
+    const F32x16 t = max(F32x16::set(-160.0F), x * F32x16::set(1.44269504088896341F)); // in this order a NaN stays
+    const F32x16 n = round_nearest(t);
+    const F32x16 r = t - n;
+    F32x16 p = F32x16::set(1.5594677e-4F);
+    p = fma(p, r, F32x16::set(1.3406644e-3F));
+    p = fma(p, r, F32x16::set(9.6176930e-3F));
+    p = fma(p, r, F32x16::set(5.5503105e-2F));
+    p = fma(p, r, F32x16::set(2.4022653e-1F));
+    p = fma(p, r, F32x16::set(6.9314721e-1F));
+    p = fma(p, r, F32x16::set(1.0F));
+    return scale_by_power(p, n);
 }
 
 // Loads of any float type, n lanes (16 or fewer), as fp32.

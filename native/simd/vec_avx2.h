@@ -14,6 +14,12 @@ struct F32x16 {
 
     static F32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
     static F32x16 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+    static F32x16 set_pair(const float *p) {
+        double pair;
+        std::memcpy(&pair, p, sizeof pair);
+        const __m256 x = _mm256_castpd_ps(_mm256_set1_pd(pair));
+        return {x, x};
+    }
     static F32x16 load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
     static F32x16 load_partial(const float *p, std::int32_t n) {
         alignas(32) float lanes[16] = {};
@@ -169,6 +175,17 @@ inline void unzip(F32x16 x, F32x16 y, F32x16 &even, F32x16 &odd) {
     even = {unzip_half(x.a, x.b, false), unzip_half(y.a, y.b, false)};
     odd = {unzip_half(x.a, x.b, true), unzip_half(y.a, y.b, true)};
 }
+inline void load_bf16_words(const void *p, F32x16 &even, F32x16 &odd) {
+    const __m256i a = _mm256_loadu_si256(static_cast<const __m256i *>(p));
+    const __m256i b = _mm256_loadu_si256(static_cast<const __m256i *>(p) + 1);
+    const __m256i high = _mm256_set1_epi32(static_cast<std::int32_t>(0xffff0000u));
+    even = {_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
+    odd = {_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high))};
+}
+inline F32x16 fused(F32x16 x, F32x16 y, F32x16 z) { return fma(x, y, z); }
+inline bool any_greater(F32x16 x, F32x16 y) {
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ))) != 0;
+}
 inline bool any_nan(F32x16 x) {
     return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q))) != 0;
 }
@@ -184,6 +201,58 @@ inline __m256 scale_exp_half(__m256 p, __m256 n, __m256 x) {
     return _mm256_blendv_ps(r, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
 }
 inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) { return {scale_exp_half(p.a, n.a, x.a), scale_exp_half(p.b, n.b, x.b)}; }
+// p 2^n for whole n; from n = -127 down it is 0.
+inline __m256 scale_by_power_half(__m256 p, __m256 n) {
+    const __m256i exponent = _mm256_max_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), _mm256_setzero_si256());
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+}
+inline F32x16 scale_by_power(F32x16 p, F32x16 n) { return {scale_by_power_half(p.a, n.a), scale_by_power_half(p.b, n.b)}; }
+inline __m256 flush_half(__m256 x) {
+    const __m256 sign = _mm256_set1_ps(-0.0F);
+    const __m256 tiny = _mm256_cmp_ps(_mm256_andnot_ps(sign, x), _mm256_set1_ps(1.17549435e-38F), _CMP_LT_OQ);
+    return _mm256_andnot_ps(_mm256_andnot_ps(sign, tiny), x);
+}
+inline F32x16 flush(F32x16 x) { return {flush_half(x.a), flush_half(x.b)}; }
+
+struct Bf16x32 {
+    __m256i a; // pairs 0-7
+    __m256i b; // pairs 8-15
+    static Bf16x32 load(const std::uint16_t *p) {
+        return {_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p + 16))};
+    }
+    static Bf16x32 set_pair(const std::uint16_t *p) {
+        std::int32_t word;
+        std::memcpy(&word, p, 4);
+        return {_mm256_set1_epi32(word), _mm256_set1_epi32(word)};
+    }
+    static __m256i zip_half(const std::uint16_t *p, const std::uint16_t *q) {
+        const __m256i even = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+        const __m256i odd = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(q)));
+        return _mm256_or_si256(even, _mm256_slli_epi32(odd, 16));
+    }
+    static Bf16x32 zip(const std::uint16_t *p, const std::uint16_t *q) { return {zip_half(p, q), zip_half(p + 8, q + 8)}; }
+    void store(std::uint16_t *p) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 16), b);
+    }
+};
+inline Bf16x32 narrow(F32x16 a, F32x16 b) {
+    alignas(32) std::uint16_t numbers[32];
+    flush(a).store_bf16(numbers);
+    flush(b).store_bf16(numbers + 16);
+    return Bf16x32::load(numbers);
+}
+inline F32x16 as_words(Bf16x32 p) { return {_mm256_castsi256_ps(p.a), _mm256_castsi256_ps(p.b)}; }
+inline Bf16x32 as_pairs(F32x16 x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+inline F32x16 even_as_f32(Bf16x32 p) { return {_mm256_castsi256_ps(_mm256_slli_epi32(p.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(p.b, 16))}; }
+inline F32x16 odd_as_f32(Bf16x32 p) {
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000U));
+    return {_mm256_castsi256_ps(_mm256_and_si256(p.a, high)), _mm256_castsi256_ps(_mm256_and_si256(p.b, high))};
+}
+inline F32x16 dot(F32x16 sum, Bf16x32 p, Bf16x32 q) {
+    const F32x16 odd = flush(fma(flush(odd_as_f32(p)), flush(odd_as_f32(q)), flush(sum)));
+    return flush(fma(flush(even_as_f32(p)), flush(even_as_f32(q)), odd));
+}
 
 struct I32x16 {
     __m256i a;
@@ -284,6 +353,33 @@ inline F32x16 nibble_as_f32(U8x64 x) {
     const __m256i mask = _mm256_set1_epi32(15);
     return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.a, 4 * Nibble), mask)),
             _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.b, 4 * Nibble), mask))};
+}
+
+// Bytes 0 and 2 of each word times q[0], q[2], then 1 and 3: so q8 holds q[0] q[2] q[1] q[3] as 16-bit integers.
+struct WideDot {
+    __m256i a = _mm256_setzero_si256();
+    __m256i b = _mm256_setzero_si256();
+    static __m256i products(__m256i u, __m256i even, __m256i odd) {
+        return _mm256_add_epi32(_mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)), even),
+                                _mm256_madd_epi16(_mm256_srli_epi16(u, 8), odd));
+    }
+    void add(U8x64 u, const std::uint8_t *q8) {
+        std::int32_t pairs[2];
+        std::memcpy(pairs, q8, sizeof pairs);
+        const __m256i even = _mm256_set1_epi32(pairs[0]);
+        const __m256i odd = _mm256_set1_epi32(pairs[1]);
+        a = _mm256_add_epi32(a, products(u.a, even, odd));
+        b = _mm256_add_epi32(b, products(u.b, even, odd));
+    }
+    I32x16 value() const { return {a, b}; }
+};
+inline I32x16 pack_wide(F32x16 x, std::uint8_t *to) {
+    const I32x16 whole = to_i32_nearest(x);
+    const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole.a, whole.b), 0xd8);
+    const __m256i order =
+        _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_shuffle_epi8(halves, order));
+    return whole;
 }
 
 inline __m256i broadcast4(const std::int8_t *s4) {

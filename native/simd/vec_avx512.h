@@ -13,6 +13,11 @@ struct F32x16 {
 
     static F32x16 zero() { return {_mm512_setzero_ps()}; }
     static F32x16 set(float x) { return {_mm512_set1_ps(x)}; }
+    static F32x16 set_pair(const float *p) {
+        double pair;
+        std::memcpy(&pair, p, sizeof pair);
+        return {_mm512_castpd_ps(_mm512_set1_pd(pair))};
+    }
     static F32x16 load(const float *p) { return {_mm512_loadu_ps(p)}; }
     static F32x16 load_partial(const float *p, std::int32_t n) { return {_mm512_maskz_loadu_ps(lane_mask(n), p)}; }
     static F32x16 load_f16(const std::uint16_t *p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)))}; }
@@ -96,6 +101,13 @@ inline void unzip(F32x16 a, F32x16 b, F32x16 &even, F32x16 &odd) {
     even = {_mm512_permutex2var_ps(a.v, first, b.v)};
     odd = {_mm512_permutex2var_ps(a.v, _mm512_add_epi32(first, _mm512_set1_epi32(1)), b.v)};
 }
+inline void load_bf16_words(const void *p, F32x16 &even, F32x16 &odd) {
+    const __m512i words = _mm512_loadu_si512(p);
+    even = {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16))};
+    odd = {_mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(static_cast<std::int32_t>(0xffff0000u))))};
+}
+inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) { return fma(a, b, c); }
+inline bool any_greater(F32x16 a, F32x16 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ) != 0; }
 inline bool any_nan(F32x16 a) { return _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q) != 0; }
 inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
     __m512 r = _mm512_scalef_ps(p.v, n.v);
@@ -103,6 +115,44 @@ inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
     r = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.33F), _CMP_NLT_UQ), r);
     return {_mm512_mask_mov_ps(r, _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q), x.v)};
 }
+// p 2^n for whole n.
+inline F32x16 scale_by_power(F32x16 p, F32x16 n) { return {_mm512_scalef_ps(p.v, n.v)}; }
+inline F32x16 flush(F32x16 x) {
+    const __mmask16 tiny = _mm512_cmp_ps_mask(_mm512_abs_ps(x.v), _mm512_set1_ps(1.17549435e-38F), _CMP_LT_OQ);
+    return {_mm512_mask_and_ps(x.v, tiny, x.v, _mm512_set1_ps(-0.0F))};
+}
+
+struct Bf16x32 {
+    __m512i v;
+    static Bf16x32 load(const std::uint16_t *p) { return {_mm512_loadu_si512(p)}; }
+    static Bf16x32 set_pair(const std::uint16_t *p) {
+        std::int32_t word;
+        std::memcpy(&word, p, 4);
+        return {_mm512_set1_epi32(word)};
+    }
+    static Bf16x32 zip(const std::uint16_t *p, const std::uint16_t *q) {
+        const __m512i even = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+        const __m512i odd = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(q)));
+        return {_mm512_or_si512(even, _mm512_slli_epi32(odd, 16))};
+    }
+    void store(std::uint16_t *p) const { _mm512_storeu_si512(p, v); }
+};
+inline F32x16 as_words(Bf16x32 p) { return {_mm512_castsi512_ps(p.v)}; }
+inline Bf16x32 as_pairs(F32x16 x) { return {_mm512_castps_si512(x.v)}; }
+inline F32x16 even_as_f32(Bf16x32 p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(p.v, 16))}; }
+inline F32x16 odd_as_f32(Bf16x32 p) { return {_mm512_castsi512_ps(_mm512_and_si512(p.v, _mm512_set1_epi32(static_cast<int>(0xffff0000U))))}; }
+#if defined(__AVX512BF16__)
+inline Bf16x32 narrow(F32x16 a, F32x16 b) { return {__builtin_bit_cast(__m512i, _mm512_cvtne2ps_pbh(b.v, a.v))}; }
+inline F32x16 dot(F32x16 sum, Bf16x32 p, Bf16x32 q) {
+    return {_mm512_dpbf16_ps(sum.v, __builtin_bit_cast(__m512bh, p.v), __builtin_bit_cast(__m512bh, q.v))};
+}
+#else
+inline Bf16x32 narrow(F32x16 a, F32x16 b) { return {_mm512_inserti64x4(_mm512_castsi256_si512(flush(a).to_bf16()), flush(b).to_bf16(), 1)}; }
+inline F32x16 dot(F32x16 sum, Bf16x32 p, Bf16x32 q) {
+    const F32x16 odd = flush(fma(flush(odd_as_f32(p)), flush(odd_as_f32(q)), flush(sum)));
+    return flush(fma(flush(even_as_f32(p)), flush(even_as_f32(q)), odd));
+}
+#endif
 
 struct I32x16 {
     __m512i v;
@@ -158,6 +208,50 @@ inline F32x16 nibble_as_f32(U8x64 a) {
     const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return {_mm512_permutexvar_ps(_mm512_srli_epi32(a.v, 4 * Nibble), table)};
 }
+
+#if defined(__AVX512VNNI__)
+// A factor is 128 high + low, high signed, low 0 ... 127; q8 holds four highs, then four lows.
+struct WideDot {
+    __m512i high = _mm512_setzero_si512();
+    __m512i low = _mm512_setzero_si512();
+    void add(U8x64 u, const std::uint8_t *q8) {
+        std::int32_t parts[2];
+        std::memcpy(parts, q8, sizeof parts);
+        high = _mm512_dpbusd_epi32(high, u.v, _mm512_set1_epi32(parts[0]));
+        low = _mm512_dpbusd_epi32(low, u.v, _mm512_set1_epi32(parts[1]));
+    }
+    I32x16 value() const { return {_mm512_add_epi32(_mm512_slli_epi32(high, 7), low)}; }
+};
+inline I32x16 pack_wide(F32x16 x, std::uint8_t *to) {
+    const __m512i whole = _mm512_cvtps_epi32(x.v);
+    const __m128i high = _mm512_cvtepi32_epi8(_mm512_srai_epi32(whole, 7));
+    const __m128i low = _mm512_cvtepi32_epi8(_mm512_and_si512(whole, _mm512_set1_epi32(127)));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm_unpacklo_epi32(high, low));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to + 16), _mm_unpackhi_epi32(high, low));
+    return {whole};
+}
+#else
+// Bytes 0 and 2 of each word times q[0], q[2], then 1 and 3: so q8 holds q[0] q[2] q[1] q[3] as 16-bit integers.
+struct WideDot {
+    __m512i sum = _mm512_setzero_si512();
+    void add(U8x64 u, const std::uint8_t *q8) {
+        std::int32_t pairs[2];
+        std::memcpy(pairs, q8, sizeof pairs);
+        const __m512i even = _mm512_madd_epi16(_mm512_and_si512(u.v, _mm512_set1_epi16(255)), _mm512_set1_epi32(pairs[0]));
+        const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(u.v, 8), _mm512_set1_epi32(pairs[1]));
+        sum = _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
+    }
+    I32x16 value() const { return {sum}; }
+};
+inline I32x16 pack_wide(F32x16 x, std::uint8_t *to) {
+    const __m512i whole = _mm512_cvtps_epi32(x.v);
+    const __m256i halves = _mm512_cvtsepi32_epi16(whole);
+    const __m256i order =
+        _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_shuffle_epi8(halves, order));
+    return {whole};
+}
+#endif
 
 inline __m512i broadcast4(const std::int8_t *s4) {
     std::int32_t word;

@@ -19,6 +19,11 @@ struct F32x16 {
         LANES r.v[i] = x;
         return r;
     }
+    static F32x16 set_pair(const float *p) {
+        F32x16 r;
+        LANES r.v[i] = p[i % 2];
+        return r;
+    }
     static F32x16 load(const float *p) {
         F32x16 r;
         LANES r.v[i] = p[i];
@@ -138,6 +143,21 @@ inline void unzip(F32x16 a, F32x16 b, F32x16 &even, F32x16 &odd) {
         odd.v[8 + i] = b.v[2 * i + 1];
     }
 }
+inline void load_bf16_words(const void *p, F32x16 &even, F32x16 &odd) {
+    std::uint16_t halves[32];
+    std::memcpy(halves, p, sizeof halves);
+    LANES even.v[i] = bf16_to_f32(halves[2 * i]);
+    LANES odd.v[i] = bf16_to_f32(halves[2 * i + 1]);
+}
+inline F32x16 fused(F32x16 a, F32x16 b, F32x16 c) {
+    LANES c.v[i] = std::fma(a.v[i], b.v[i], c.v[i]);
+    return c;
+}
+inline bool any_greater(F32x16 a, F32x16 b) {
+    bool found = false;
+    LANES found = found || a.v[i] > b.v[i];
+    return found;
+}
 inline bool any_nan(F32x16 a) {
     bool found = false;
     LANES found = found || a.v[i] != a.v[i];
@@ -159,6 +179,68 @@ inline F32x16 scale_exp(F32x16 p, F32x16 n, F32x16 x) {
         }
     }
     return p;
+}
+// p 2^n for whole n; from n = -127 down it is 0.
+inline F32x16 scale_by_power(F32x16 p, F32x16 n) {
+    LANES {
+        const auto whole = n.v[i] == n.v[i] ? static_cast<std::int32_t>(n.v[i]) : 0;
+        p.v[i] *= bits_to_f32(static_cast<std::uint32_t>(whole < -127 ? 0 : whole + 127) << 23);
+    }
+    return p;
+}
+inline F32x16 flush(F32x16 x) {
+    LANES x.v[i] = std::fabs(x.v[i]) < 1.17549435e-38F ? std::copysign(0.0F, x.v[i]) : x.v[i];
+    return x;
+}
+
+struct Bf16x32 {
+    std::uint16_t v[32];
+    static Bf16x32 load(const std::uint16_t *p) {
+        Bf16x32 r;
+        std::memcpy(r.v, p, sizeof r.v);
+        return r;
+    }
+    static Bf16x32 set_pair(const std::uint16_t *p) {
+        Bf16x32 r;
+        for (int i = 0; i < 32; ++i) r.v[i] = p[i % 2];
+        return r;
+    }
+    static Bf16x32 zip(const std::uint16_t *p, const std::uint16_t *q) {
+        Bf16x32 r;
+        for (int i = 0; i < 32; ++i) r.v[i] = i % 2 == 0 ? p[i / 2] : q[i / 2];
+        return r;
+    }
+    void store(std::uint16_t *p) const { std::memcpy(p, v, sizeof v); }
+};
+inline Bf16x32 narrow(F32x16 a, F32x16 b) {
+    Bf16x32 r;
+    flush(a).store_bf16(r.v);
+    flush(b).store_bf16(r.v + 16);
+    return r;
+}
+inline F32x16 as_words(Bf16x32 p) {
+    F32x16 r;
+    std::memcpy(r.v, p.v, sizeof r.v);
+    return r;
+}
+inline Bf16x32 as_pairs(F32x16 x) {
+    Bf16x32 r;
+    std::memcpy(r.v, x.v, sizeof r.v);
+    return r;
+}
+inline F32x16 even_as_f32(Bf16x32 p) {
+    F32x16 r;
+    LANES r.v[i] = bf16_to_f32(p.v[2 * i]);
+    return r;
+}
+inline F32x16 odd_as_f32(Bf16x32 p) {
+    F32x16 r;
+    LANES r.v[i] = bf16_to_f32(p.v[2 * i + 1]);
+    return r;
+}
+inline F32x16 dot(F32x16 sum, Bf16x32 p, Bf16x32 q) {
+    const F32x16 odd = flush(fused(flush(odd_as_f32(p)), flush(odd_as_f32(q)), flush(sum)));
+    return flush(fused(flush(even_as_f32(p)), flush(even_as_f32(q)), odd));
 }
 
 struct I32x16 {
@@ -293,6 +375,23 @@ inline F32x16 nibble_as_f32(U8x64 a) {
     F32x16 r;
     LANES r.v[i] = static_cast<float>((a.v[4 * i + Nibble / 2] >> (4 * (Nibble % 2))) & 15);
     return r;
+}
+
+struct WideDot {
+    I32x16 sum = I32x16::zero();
+    void add(U8x64 u, const std::uint8_t *q8) {
+        std::int16_t q[4];
+        std::memcpy(q, q8, sizeof q);
+        LANES for (int b = 0; b < 4; ++b) sum.v[i] += u.v[4 * i + b] * q[b];
+    }
+    I32x16 value() const { return sum; }
+};
+inline I32x16 pack_wide(F32x16 x, std::uint8_t *to) {
+    const I32x16 whole = to_i32_nearest(x);
+    std::int16_t q[16];
+    LANES q[i] = static_cast<std::int16_t>(whole.v[i]);
+    std::memcpy(to, q, sizeof q);
+    return whole;
 }
 
 inline I32x16 dot_u8s8(I32x16 sum, U8x64 u, const std::int8_t *s4) {

@@ -147,6 +147,26 @@ public sealed class HostTensor
         }
     }
 
+    /// <summary>Rounds fp32 values to one row.</summary>
+    /// <param name="from">As many values as a row has.</param>
+    /// <param name="index">The row, one number a leading dimension.</param>
+    public void SetRow(ReadOnlySpan<float> from, params ReadOnlySpan<long> index)
+    {
+        Span<byte> row = Row(index);
+        switch (DType)
+        {
+            case DType.F32:
+                from.CopyTo(MemoryMarshal.Cast<byte, float>(row));
+                break;
+            case DType.F16:
+                Span<Half> halves = MemoryMarshal.Cast<byte, Half>(row);
+                for (int i = 0; i < from.Length; i++) halves[i] = (Half)from[i];
+                break;
+            default:
+                throw new NotSupportedException($"row: the element type is {DType}, must be F32 or F16; write the elements one by one");
+        }
+    }
+
     /// <summary>Makes every row a piece, from a random place, of one strip of Gaussian values: as good as fresh values to time with, and much sooner there.</summary>
     /// <param name="random">Values and places.</param>
     public HostTensor FillWithPieces(InputRandom random)

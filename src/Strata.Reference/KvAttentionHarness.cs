@@ -12,6 +12,9 @@ public interface IKvAttentionInputs
     /// <summary>The cache.</summary>
     HostKvCache Cache { get; }
 
+    /// <summary>Factor of q k; 0 = 1 / √head_dim.</summary>
+    float Scale { get; }
+
     /// <summary>Compares another library's output with the oracle.</summary>
     /// <param name="output">[tokens, q_heads, head_dim].</param>
     /// <param name="gate">The largest error that passes, of each row that is compared.</param>
@@ -172,6 +175,8 @@ internal sealed class KvAttentionProblem : OpProblem, IKvAttentionInputs
             return 4 * seen * (Q.Shape[1] / Cache.Shape.KvHeads) * Cache.Shape.HeadDim;
         }
     }
+
+    float IKvAttentionInputs.Scale => _scale;
 
     Comparison IKvAttentionInputs.Compare(HostTensor output, double gate) => Comparison.Rows(OfChecked(output), OfChecked(Want.Output), Q.Shape[2], gate, "out", Checked);
 

@@ -3,15 +3,19 @@
 //
 // Shapes   q, out [tokens, q_heads, head_dim]; K, V pages [page_size, head_dim]; lse [tokens, q_heads].
 // Bound    decode: bytes of K and V, each read once for the whole group of query heads; prefill: multiply-adds.
-// Split    kv_attention_plan.h: an item is a tile of up to 48 rows of one (sequence, KV head) against one run of slots. Items follow from the shapes
+// Split    kv_attention_plan.h: an item is a tile of up to 96 rows of one (sequence, KV head) against one run of slots. Items follow from the shapes
 // and
 //          the lengths, never from the number of threads; partial results of a tile are merged in the order of its slots.
 // Index    r row of the tile, t slot of the tile, d channel.
+#include "core/cpu_isa.h"
 #include "core/thread_pool.h"
+#include "ops/kv_attention/kv_attention_amx.h"
+#include "ops/kv_attention/kv_attention_dot.h"
 #include "ops/kv_attention/kv_attention_plan.h"
 #include "ops/kv_attention/kv_attention_rows.h"
 #include "ops/kv_attention/kv_attention_softmax.h"
 #include "ops/kv_attention/kv_attention_source.h"
+#include "ops/kv_attention/kv_attention_tiled.h"
 
 #include <cmath>
 
@@ -36,6 +40,7 @@ struct RowState {
 struct Run {
     const KvAttentionProblem &p;
     std::int64_t width; // head_dim in whole vectors
+    bool pairs;         // tiles of many rows multiply in bf16
     KvAttentionPlan plan;
     float *scratch;     // [threads][Tile::floats(width)]
     float *partial_o;   // [rows of partial results][width]
@@ -99,15 +104,20 @@ void rotate(float *x, std::int32_t channels, std::int32_t n) {
 void load_queries(const Run &run, const Block &block, Tile &tile) {
     const View &q = run.p.q;
     const F32x16 scale = F32x16::set(run.p.scale);
+    tile.pairs = run.pairs && block.count > kCpuSplit.few_rows;
+    tile.query_parts = q.dtype == STRATA_DTYPE_BF16 && run.p.cache.rotation == 0 ? 1 : 2;
+    tile.scale = run.p.scale;
     for (std::int32_t r = 0; r < block.count; ++r) {
         const std::int64_t at = token_of(run, block, r) * q.stride[0] + head_of(run, block, r) * q.stride[1];
         float *row = tile.q + r * run.width;
         for (std::int64_t d = 0; d < run.width; d += 16) {
             const auto lanes = static_cast<std::int32_t>(smaller(16, run.p.cache.head_dim - d));
-            (load_as_f32(q.dtype, q.data, at + d, lanes) * scale).store(row + d);
+            load_as_f32(q.dtype, q.data, at + d, lanes).store(row + d);
             F32x16::zero().store(tile.o + r * run.width + d);
         }
         if (run.p.cache.rotation != 0) rotate(row, run.p.cache.head_dim, run.p.cache.rotation);
+        if (tile.pairs) pack_query(tile, r);
+        for (std::int64_t d = 0; d < run.width; d += 16) (F32x16::load(row + d) * scale).store(row + d);
     }
     for (std::int32_t r = 0; r < kBlockRows; ++r) {
         tile.max[r] = -__builtin_inff();
@@ -121,19 +131,31 @@ void load_queries(const Run &run, const Block &block, Tile &tile) {
 void score(Tile &tile) {
     if (takes_rows(tile)) {
         score_rows(tile);
-        return;
+    } else if (takes_tiled(tile, tile.keys)) {
+        score_tiled(tile);
+    } else if (kTileProducts && tile.unit != nullptr) {
+        score_amx(tile);
+    } else if (tile.pairs) {
+        score_dot(tile);
+    } else {
+        widen_keys(tile);
+        multiply_keys(tile);
     }
-    widen_keys(tile);
-    multiply_keys(tile);
 }
 
 void weigh(Tile &tile) {
     if (takes_rows(tile)) {
         weigh_value_rows(tile);
-        return;
+    } else if (takes_tiled(tile, tile.values)) {
+        weigh_tiled(tile);
+    } else if (kTileProducts && tile.unit != nullptr) {
+        weigh_amx(tile);
+    } else if (tile.pairs) {
+        weigh_dot(tile);
+    } else {
+        widen_values(tile);
+        weigh_values(tile);
     }
-    widen_values(tile);
-    weigh_values(tile);
 }
 
 /// The side array's bias of a tile's slots.
@@ -159,16 +181,19 @@ ScoreTerms terms_of(const Run &run, const Block &block) {
     return terms;
 }
 
-/// body() with the tile's scores ready, for every tile of the slots [low, high).
+/// body() with the tile's scores ready, for every tile of the slots [low, high) that `pipeline` does not take.
 template <class Body>
-void for_each_tile(const Run &run, const Block &block, Tile &tile, ScoreTerms &terms, std::int64_t low, std::int64_t high, Body &&body) {
+void for_each_tile(const Run &run, const Block &block, Tile &tile, ScoreTerms &terms, std::int64_t low, std::int64_t high, bool pipeline,
+                   Body &&body) {
     const KvCacheView &cache = run.p.cache;
+    pipeline = pipeline && tile.unit != nullptr && !terms.any() && !cache.logit_bias.present();
     // Tiles begin where panels and blocks do, and end where the keys' tail begins.
     const std::int64_t step = kv_block_scaled(cache.key_format) ? kKvBlock : cache.layout == STRATA_KV_ROWS ? 1 : kPanel;
     const std::int64_t paged = cache.paged_keys(static_cast<std::int32_t>(block.length));
     std::uint16_t row_scales[2 * kTile];
     float bias[kTile];
-    for (std::int64_t first = low / step * step; first < high;) {
+    for (std::int64_t next = low / step * step; next < high;) {
+        const std::int64_t first = next;
         const std::int64_t end = first < paged && paged < high ? paged : high;
         const TileSlots at{block.sequence, block.head, first, end, static_cast<std::int32_t>(smaller(kTile, end - first))};
         tile.first = first;
@@ -178,13 +203,21 @@ void for_each_tile(const Run &run, const Block &block, Tile &tile, ScoreTerms &t
             tile.seen[r] = seen_slots(run, block, r, first, low, end);
             tile.seen_by_all &= tile.seen[r];
         }
+        next += at.slots;
         find_tile(cache, at, row_scales, tile);
+        if (kTileProducts && pipeline) {
+            if (tile.whole()) {
+                advance_pipeline(tile);
+                continue;
+            }
+            drain_pipeline(tile);
+        }
         score(tile);
         terms.bias = load_bias(cache, at, bias);
         if (terms.any()) add_terms(tile, terms);
         body();
-        first += at.slots;
     }
+    if (kTileProducts && pipeline) drain_pipeline(tile);
 }
 
 // ---- results -------------------------------------------------------------------------------------------------------
@@ -228,7 +261,7 @@ void run_item(const Run &run, const KvAttentionItem &item, float *scratch) {
     ScoreTerms terms = terms_of(run, block);
     RowState past[kBlockRows];
     const auto attend = [&](std::int64_t low, std::int64_t high) {
-        for_each_tile(run, block, tile, terms, low, high, [&] {
+        for_each_tile(run, block, tile, terms, low, high, true, [&] {
             advance_softmax(tile);
             weigh(tile);
         });
@@ -237,11 +270,13 @@ void run_item(const Run &run, const KvAttentionItem &item, float *scratch) {
     const std::int64_t border = run.p.past_lse.present() ? block.past() : 0;
     const auto before = [&](std::int64_t slot) { return smaller(slot, border); };
     const auto after = [&](std::int64_t slot) { return larger(slot, border); };
-    attend(0, before(item.sinks));
-    attend(before(item.begin), before(item.end));
-    for (std::int32_t r = 0; r < block.count; ++r) past[r] = {0.0F, 0.0F, tile.max[r], tile.sum[r]};
-    if (item.sinks > border) attend(border, item.sinks);
-    attend(after(item.begin), after(item.end));
+    with_tile_unit(tile, [&] {
+        attend(0, before(item.sinks));
+        attend(before(item.begin), before(item.end));
+        for (std::int32_t r = 0; r < block.count; ++r) past[r] = {0.0F, 0.0F, tile.max[r], tile.sum[r]};
+        if (item.sinks > border) attend(border, item.sinks);
+        attend(after(item.begin), after(item.end));
+    });
     for (std::int32_t r = 0; r < block.count; ++r) {
         const RowState state{tile.max[r], tile.sum[r], past[r].past_max, past[r].past_sum};
         float *o = tile.o + r * run.width;
@@ -301,7 +336,9 @@ void run_probabilities(const Run &run, std::int64_t sequence, std::int64_t head,
         ScoreTerms terms = terms_of(run, block);
         float lse[kBlockRows];
         for (std::int32_t r = 0; r < block.count; ++r) lse[r] = run.lse[token_of(run, block, r) * p.q_heads + head_of(run, block, r)];
-        for_each_tile(run, block, tile, terms, first, end, [&] { add_probabilities(tile, lse, sums + (tile.first - first)); });
+        with_tile_unit(tile, [&] {
+            for_each_tile(run, block, tile, terms, first, end, false, [&] { add_probabilities(tile, lse, sums + (tile.first - first)); });
+        });
     }
     float *to = static_cast<float *>(p.key_probability.data) + sequence * p.key_probability.stride[0] + head * p.key_probability.stride[1];
     for (std::int64_t slot = first; slot < end; ++slot) {
@@ -333,7 +370,14 @@ Status kv_attention_cpu(Exec &exec, const void *problem) {
     const auto &p = *static_cast<const KvAttentionProblem *>(problem);
     exec.impl = IMPL_NAME("kv_attention");
     const KvAttentionPlanBounds bounds = plan_bounds(p, kCpuSplit);
-    Run run{p, ceil_div(p.cache.head_dim, 16) * 16, {}, nullptr, nullptr, nullptr, nullptr};
+    Run run{p,
+            ceil_div(p.cache.head_dim, 16) * 16,
+            (kTileProducts || (kBf16Dot && bf16_dot_is_fast())) && holds_pairs(p.cache),
+            {},
+            nullptr,
+            nullptr,
+            nullptr,
+            nullptr};
     auto *words = exec.planner.take<std::int32_t>(bounds.words());
     run.scratch = exec.planner.take<float>(exec.pool->threads() * Tile::floats(run.width));
     run.partial_o = exec.planner.take<float>(bounds.partials * run.width);

@@ -1,32 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// kv_attention on tensor cores: 16-bit K and V, head_dim a multiple of 8 up to 128, rows at 16-byte boundaries.
+// kv_attention on tensor cores: what is the same whatever K and V look like. A Source (kv_attention_rows.cuh, kv_attention_words.cuh)
+// brings the tiles and multiplies with them.
 //
-// A block has four warps and walks its range in tiles of 64 slots. K and V rows come by 16-byte asynchronous copies,
-// kStages tiles ahead; chunk c of row r lies at chunk c ^ (r & 7), so that neither ldmatrix nor ldmatrix.trans meets
-// a bank conflict. What the table does not give (past the end, a bad page, channels past head_dim) is filled with zeros.
+// A block has four warps and walks the tiles of its item. K and V of a tile are two units of a pipeline: while a unit is computed
+// with, the next 2 * stages - 1 are under way.
 //
-//     decode   RowWarps 1, SlotWarps 4: 16 rows; a warp has 16 slots of each tile and its own max, sum and o;
-//              the four meet once, at the end.
-//     prefill  RowWarps 4, SlotWarps 1: 64 rows; a warp has 16 rows and all slots of each tile.
+//     few rows    16 rows; a warp has a quarter of each tile's slots and its own max, sum and o; the four meet once, at the end.
+//     many rows   64 rows; a warp has 16 of them and all slots of each tile.
 //
-// Index grammar: rt, kk, n, d count 16 rows, 16 channels of the score product, 8 or 16 slots, 16 channels of the output;
-// lane = 4 g + q owns rows g and g + 8 and columns 2q, 2q + 1 of each 16 x 8 tile.
+//     unit     K0 V0 K1 V1 K2 ...          wait for the unit, meet, start the load into the place of the unit before, compute
+//
+// Index grammar: rt, kk, n, d count 16 rows, 16 channels of the score product, 8 slots, 8 channels of the output;
+// lane = 4 g + q owns rows g and g + 8 and columns 2q, 2q + 1 of each 16 x 8 tile. Which slot or channel a column is, says the Source.
 #pragma once
 
-#include "ops/kv_attention/kv_attention_work.cuh"
+#include "ops/kv_attention/kv_attention_combine.cuh"
 
 namespace strata {
-
-template <int Dim, int Stages>
-struct MmaSmem {
-    static constexpr int kTileElements = kTileSlots * Dim;
-    static constexpr int kStageBytes = 2 * kTileElements * static_cast<int>(sizeof(uint16_t));
-    static constexpr std::size_t kRowsAt = std::size_t{Stages * kStageBytes};         // int64 [2][2][kTileSlots]: K and V rows of two tiles
-    static constexpr std::size_t kBytes = kRowsAt + 4 * kTileSlots * sizeof(int64_t); // and, at the end, the merge over the stages
-    static constexpr int kMergePitch = Dim + 2;                                       // o, max, sum of one row
-    static_assert(std::size_t{kWarps} * 16 * kMergePitch * sizeof(float) <= kRowsAt);
-    static_assert(kBytes <= gpu::kPortableSmemBytes);
-};
 
 template <bool Bf16>
 GPU_DEVICE void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -36,172 +26,276 @@ GPU_DEVICE void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0
         gpu::mma_f16(c, a, b0, b1);
     }
 }
-template <bool Bf16>
-GPU_DEVICE uint32_t pack_pair(float low, float high) {
-    return Bf16 ? gpu::pack2_bf16(low, high) : gpu::pack2_f16(low, high);
-}
-template <bool Bf16>
-GPU_DEVICE float low_of(uint32_t pair) {
-    return Bf16 ? gpu::bf16_low(pair) : gpu::f16_low(pair);
-}
-template <bool Bf16>
-GPU_DEVICE float high_of(uint32_t pair) {
-    return Bf16 ? gpu::bf16_high(pair) : gpu::f16_high(pair);
-}
+GPU_DEVICE uint32_t pack_pair(bool bf16, float low, float high) { return bf16 ? gpu::pack2_bf16(low, high) : gpu::pack2_f16(low, high); }
+GPU_DEVICE float low_of(bool bf16, uint32_t pair) { return bf16 ? gpu::bf16_low(pair) : gpu::f16_low(pair); }
+GPU_DEVICE float high_of(bool bf16, uint32_t pair) { return bf16 ? gpu::bf16_high(pair) : gpu::f16_high(pair); }
 
-/// Offset of an element of a swizzled tile.
-template <int Dim>
-GPU_DEVICE int swizzled(int row, int chunk) {
-    return row * Dim + (chunk ^ (row & 7)) * 8;
-}
+/// The left operands of q k: in registers, or in shared memory as each lane's own 16 bytes.
+template <int Steps, bool InSmem>
+struct Query {
+    uint32_t main[static_cast<std::size_t>(Steps)][4];
+    uint32_t rest[static_cast<std::size_t>(Steps)][4];
 
-/// Where slot `slot` lies: element offsets of its K and V rows, -1 where there is nothing to read.
-struct RowPair {
-    int64_t key, value;
+    GPU_DEVICE void get(int kk, uint32_t (&a)[4]) const {
+        GPU_UNROLL
+        for (int i = 0; i < 4; ++i) a[i] = main[kk][i];
+    }
+    GPU_DEVICE void get_rest(int kk, uint32_t (&a)[4]) const {
+        GPU_UNROLL
+        for (int i = 0; i < 4; ++i) a[i] = rest[kk][i];
+    }
 };
-GPU_DEVICE RowPair find_rows(const AttentionParams &p, const Work &work, int32_t slot) {
-    if (slot >= work.end) return RowPair{-1, -1};
-    const GpuSlot at = find_slot(p.cache, work.table, slot, p.fault);
-    if (at.page < 0) return RowPair{-1, -1};
-    return RowPair{row_at(p.cache.keys, at, gpu::block_y()), row_at(p.cache.values, at, gpu::block_y())};
+template <int Steps>
+struct Query<Steps, true> {
+    const gpu::U4 *main; // of the warp's row tile: [kk][lane]
+    int to_rest;
+
+    GPU_DEVICE void read(int at, uint32_t (&a)[4]) const {
+        const gpu::U4 words = gpu::load16(main + at * gpu::kWarpSize + gpu::lane_id());
+        GPU_UNROLL
+        for (int i = 0; i < 4; ++i) a[i] = words.v[i];
+    }
+    GPU_DEVICE void get(int kk, uint32_t (&a)[4]) const { read(kk, a); }
+    GPU_DEVICE void get_rest(int kk, uint32_t (&a)[4]) const { read(kk + to_rest, a); }
+};
+/// Bytes of the fragments of `row_tiles` row tiles.
+constexpr int query_bytes(int dim, int row_tiles, bool split) { return row_tiles * dim / 16 * gpu::kWarpSize * 16 * (split ? 2 : 1); }
+
+template <int Dim>
+GPU_HOST_DEVICE constexpr int row_pitch() {
+    return Dim + 4;
 }
 
-/// Starts the copies of one tile whose rows were found before.
+/// Shared memory of the end of a block: rows of o of each warp (and, at its start, of q before they are turned), their states, weights.
 template <int Dim>
-GPU_DEVICE void load_tile(const AttentionParams &p, const int64_t *rows, uint16_t *keys, uint16_t *values) {
-    constexpr int kChunks = Dim / 8;
-    const auto *from_keys = static_cast<const uint16_t *>(p.cache.keys.data);
-    const auto *from_values = static_cast<const uint16_t *>(p.cache.values.data);
-    const int chunk = gpu::thread_x() % kChunks;
-    const bool inside = chunk * 8 < p.cache.head_dim;
+struct EndSmem {
+    static constexpr int kRows = kWarps * 16;
+    float rows[std::size_t{kRows}][std::size_t{row_pitch<Dim>()}];
+    RowState parts[std::size_t{kRows}];
+    RowState states[std::size_t{kRows}];
+    float weights[std::size_t{kRows}];
+};
+
+/// Bytes of EndSmem; and of its rows alone, past which operands may be written while turned rows are read.
+constexpr int end_bytes(int dim) {
+    return static_cast<int>(dim == 64 ? sizeof(EndSmem<64>) : dim == 128 ? sizeof(EndSmem<128>) : sizeof(EndSmem<256>));
+}
+constexpr int turned_bytes(int dim) { return kWarps * 16 * (dim + 4) * static_cast<int>(sizeof(float)); }
+
+/// The rows of q, turned, into shared memory.
+template <class Source>
+GPU_DEVICE void stage_query(const AttentionParams &p, const Work &work, float *rows) {
+    constexpr int kPitch = row_pitch<Source::kDim>();
+    for (int i = gpu::thread_x(); i < Source::kRows * Source::kDim; i += kThreads) {
+        const int r = i / Source::kDim;
+        const int channel = i % Source::kDim;
+        const bool there = r < work.rows && channel < p.cache.head_dim;
+        rows[r * kPitch + channel] =
+            there ? load_element(p.q_dtype, p.q, token_of(p, work, r) * p.q_token + head_of(p, work, r) * p.q_head + channel) : 0.0f;
+    }
+    gpu::sync_threads();
+    hadamard_rows(rows, Source::kRows, kPitch, p.cache.head_dim, p.cache.rotation);
+    gpu::sync_threads();
+}
+
+/// Fragment words of one step: rows g, g + 8; channels by the Source. `rows`: turned rows, or null for q itself.
+template <class Source>
+GPU_DEVICE void query_fragment(const AttentionParams &p, const Work &work, const Source &source, const float *rows, int row_tile, int kk,
+                               uint32_t (&main)[4], uint32_t (&rest)[4]) {
+    const int g = gpu::lane_id() >> 2;
+    const int q = gpu::lane_id() & 3;
+    const bool bf16 = source.keys_bf16();
     GPU_UNROLL
-    for (int r = gpu::thread_x() / kChunks; r < kTileSlots; r += kThreads / kChunks) {
-        const int64_t key = rows[r];
-        const int64_t value = rows[kTileSlots + r];
-        const bool there = inside && key >= 0;
-        gpu::cp_async16(keys + swizzled<Dim>(r, chunk), there ? from_keys + key + chunk * 8 : from_keys, there);
-        gpu::cp_async16(values + swizzled<Dim>(r, chunk), there ? from_values + value + chunk * 8 : from_values, there);
+    for (int i = 0; i < 4; ++i) {
+        const int r = row_tile * 16 + g + 8 * (i & 1);
+        float v[2] = {0.0f, 0.0f};
+        GPU_UNROLL
+        for (int e = 0; e < 2; ++e) {
+            const int channel = source.key_channel(kk, q, i >> 1, e);
+            if (r >= work.rows || channel >= p.cache.head_dim) continue;
+            v[e] = rows != nullptr ? rows[r * row_pitch<Source::kDim>() + channel]
+                                   : load_element(p.q_dtype, p.q, token_of(p, work, r) * p.q_token + head_of(p, work, r) * p.q_head + channel);
+        }
+        main[i] = pack_pair(bf16, v[0], v[1]);
+        rest[i] = pack_pair(bf16, v[0] - low_of(bf16, main[i]), v[1] - high_of(bf16, main[i]));
     }
 }
 
-/// Two neighbouring channels of a row of q; zeros outside.
-GPU_DEVICE void load_query_pair(const AttentionParams &p, const Work &work, int r, int channel, float &low, float &high) {
-    low = 0.0f;
-    high = 0.0f;
-    if (r >= work.rows || channel >= p.cache.head_dim) return; // head_dim is even here
-    const int64_t at = token_of(p, work, r) * p.q_token + head_of(p, work, r) * p.q_head + channel;
-    low = load_element(p.q_dtype, p.q, at);
-    high = load_element(p.q_dtype, p.q, at + 1);
+/// Makes the operands of the warp's row tile. All threads; with operands in shared memory they must meet before reading.
+template <class Source>
+GPU_DEVICE void load_query(const AttentionParams &p, const Work &work, const Source &source, const float *rows, unsigned char *smem,
+                           Query<Source::kDim / 16, Source::kQueryInSmem> &query) {
+    constexpr int kSteps = Source::kDim / 16;
+    const int row_tile = gpu::warp_id() / Source::kSlotWarps;
+    if constexpr (Source::kQueryInSmem) {
+        auto *fragments = reinterpret_cast<gpu::U4 *>(smem + p.smem.queries);
+        constexpr int kRest = Source::kRows / 16 * kSteps;
+        query.main = fragments + row_tile * kSteps * gpu::kWarpSize;
+        query.to_rest = kRest;
+        for (int kk = gpu::warp_id() % Source::kSlotWarps; kk < kSteps; kk += Source::kSlotWarps) {
+            gpu::U4 main;
+            gpu::U4 rest;
+            query_fragment(p, work, source, rows, row_tile, kk, main.v, rest.v);
+            const int at = (row_tile * kSteps + kk) * gpu::kWarpSize + gpu::lane_id();
+            gpu::store16(fragments + at, main);
+            if (p.q_split) gpu::store16(fragments + at + kRest * gpu::kWarpSize, rest);
+        }
+    } else {
+        GPU_UNROLL
+        for (int kk = 0; kk < kSteps; ++kk) query_fragment(p, work, source, rows, row_tile, kk, query.main[kk], query.rest[kk]);
+    }
 }
 
-template <int Dim, bool Bf16, int RowWarps, int SlotWarps, int Stages>
-GPU_KERNEL(kThreads, 2)
-kv_attention_kernel(AttentionParams p) {
-    static_assert(RowWarps * SlotWarps == kWarps);
-    using Smem = MmaSmem<Dim, Stages>;
-    constexpr int kWarpSlots = kTileSlots / SlotWarps;
-    constexpr int kSteps = Dim / 16;
-    GPU_DYNAMIC_SMEM(smem);
-    auto *rows = reinterpret_cast<int64_t *>(smem + Smem::kRowsAt);
-    const int thread = gpu::thread_x();
+/// Products to exponents of 2; what a row does not see becomes -inf.
+template <class Source>
+GPU_DEVICE void mask_scores(const AttentionParams &p, const Tile &tile, const RowView (&rows)[2], const float *biases, int warp_slot,
+                            float (&s)[std::size_t{Source::kScoreTiles}][4]) {
+    const int q = gpu::lane_id() & 3;
+    const bool seen = gpu::all(sees_all(tile, rows[0], Source::kTileSlots) && sees_all(tile, rows[1], Source::kTileSlots));
+    GPU_UNROLL
+    for (int n = 0; n < Source::kScoreTiles; ++n) {
+        GPU_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            const int in_tile = warp_slot + Source::score_slot(n, q, i & 1);
+            const RowView &row = rows[i >> 1];
+            if (p.shaped) {
+                s[n][i] = shaped_score(p, s[n][i], row, tile.first + in_tile, biases[in_tile]);
+            } else {
+                s[n][i] *= p.scale_log2;
+            }
+            if (!seen && !sees(p, tile, row, tile.first + in_tile)) s[n][i] = -gpu::kInfinity;
+        }
+    }
+}
+
+GPU_DEVICE void wait_for_unit(int stages) {
+    if (stages == 1) {
+        gpu::cp_async_wait<0>();
+    } else if (stages == 2) {
+        gpu::cp_async_wait<2>();
+    } else {
+        gpu::cp_async_wait<4>();
+    }
+}
+constexpr int kMostStages = 3;
+
+/// The units of a block's tiles on their way from global to shared memory.
+template <class Source>
+struct Pipeline {
+    const AttentionParams &p;
+    const Walk &walk;
+    const Source &source;
+    unsigned char *smem;
+
+    GPU_DEVICE typename Source::Info &info(int32_t tile) const {
+        return reinterpret_cast<typename Source::Info *>(smem + p.smem.infos)[tile % (p.smem.stages + 1)];
+    }
+    GPU_DEVICE unsigned char *keys(int32_t tile) const { return smem + tile % p.smem.stages * p.smem.key_unit; }
+    GPU_DEVICE unsigned char *values(int32_t tile) const { return smem + p.smem.stages * p.smem.key_unit + tile % p.smem.stages * p.smem.value_unit; }
+    GPU_DEVICE typename Source::Place find(int32_t tile) const {
+        return source.find(tile_at(walk, tile, Source::kTileSlots), gpu::thread_x(), tile < walk.tiles);
+    }
+    GPU_DEVICE void publish(int32_t tile, const typename Source::Place &place) const {
+        if (tile < walk.tiles && gpu::thread_x() < Source::kTileSlots) source.publish(info(tile), gpu::thread_x(), place);
+    }
+    GPU_DEVICE void load(int32_t unit) const {
+        const int32_t tile = unit / 2;
+        if (tile < walk.tiles) {
+            if (unit % 2 == 0) {
+                source.load_keys(info(tile), keys(tile));
+            } else {
+                source.load_values(info(tile), values(tile));
+            }
+        }
+        gpu::cp_async_commit();
+    }
+    GPU_DEVICE void start() const {
+        typename Source::Place places[kMostStages];
+        GPU_UNROLL
+        for (int i = 0; i < kMostStages; ++i) places[i] = find(i);
+        GPU_UNROLL
+        for (int i = 0; i < kMostStages; ++i) {
+            if (i < p.smem.stages) publish(i, places[i]);
+        }
+        gpu::sync_threads();
+        for (int unit = 0; unit < 2 * p.smem.stages - 1; ++unit) load(unit);
+    }
+    /// Waits for a unit; the place of the one before it is free then and is filled.
+    GPU_DEVICE void acquire(int32_t unit) const {
+        wait_for_unit(p.smem.stages);
+        gpu::sync_threads();
+        load(unit + 2 * p.smem.stages - 1);
+    }
+};
+
+template <class Source>
+GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
+    constexpr int kScoreTiles = Source::kScoreTiles;
+    constexpr int kColumns = Source::kDim / 8;
+    constexpr int kSlotWarps = Source::kSlotWarps;
     const int lane = gpu::lane_id();
     const int g = lane >> 2;
     const int q = lane & 3;
-    const int row_tile = gpu::warp_id() / SlotWarps;
-    const int slot_tile = gpu::warp_id() % SlotWarps;
-    const Work work = find_work(p);
+    const int row_tile = gpu::warp_id() / kSlotWarps;
+    const int warp_slot = gpu::warp_id() % kSlotWarps * (Source::kTileSlots / kSlotWarps);
+    const Work work = find_work(p, gpu::block_x(), gpu::block_y(), Source::kRows);
     if (work.rows == 0) return;
-    const int tiles = gpu::ceil_div(work.end - work.begin, kTileSlots);
-    const auto keys_of = [&](int tile) { return reinterpret_cast<uint16_t *>(smem + tile % Stages * Smem::kStageBytes); };
-    const auto publish = [&](int tile, const RowPair &pair) {
-        if (thread >= kTileSlots) return;
-        rows[tile % 2 * 2 * kTileSlots + thread] = pair.key;
-        rows[tile % 2 * 2 * kTileSlots + kTileSlots + thread] = pair.value;
-    };
-    const auto find = [&](int tile) {
-        return thread < kTileSlots && tile < tiles ? find_rows(p, work, work.begin + tile * kTileSlots + thread) : RowPair{-1, -1};
-    };
-    const auto load = [&](int tile) {
-        if (tile < tiles) load_tile<Dim>(p, rows + tile % 2 * 2 * kTileSlots, keys_of(tile), keys_of(tile) + Smem::kTileElements);
-        gpu::cp_async_commit();
-    };
+    const Walk walk = make_walk(p, work, Source::kTileSlots);
+    const Source source(p, work);
+    const Pipeline<Source> pipeline{p, walk, source, smem};
+    auto &end = *reinterpret_cast<EndSmem<Source::kDim> *>(smem);
 
-    // ---- load: the first tiles on their way, q into registers
-    for (int tile = 0; tile < Stages - 1; ++tile) {
-        publish(tile, find(tile));
+    // ---- load: the first tiles on their way, q to operands (turned rows need the pipeline's memory, so they go first)
+    Query<Source::kDim / 16, Source::kQueryInSmem> query;
+    const bool turned = p.cache.rotation != 0;
+    if (turned) {
+        stage_query<Source>(p, work, end.rows[0]);
+    } else {
+        pipeline.start();
+    }
+    load_query(p, work, source, turned ? end.rows[0] : nullptr, smem, query);
+    if (turned) {
         gpu::sync_threads();
-        load(tile);
+        pipeline.start();
     }
-    publish(Stages - 1, find(Stages - 1));
-    uint32_t query[std::size_t{kSteps}][4];
-    uint32_t query_rest[std::size_t{kSteps}][4];
+    RowView rows[2];
     GPU_UNROLL
-    for (int kk = 0; kk < kSteps; ++kk) {
-        GPU_UNROLL
-        for (int i = 0; i < 4; ++i) {
-            float low;
-            float high;
-            load_query_pair(p, work, row_tile * 16 + g + 8 * (i & 1), kk * 16 + 2 * q + 8 * (i >> 1), low, high);
-            query[kk][i] = pack_pair<Bf16>(low, high);
-            query_rest[kk][i] = pack_pair<Bf16>(low - low_of<Bf16>(query[kk][i]), high - high_of<Bf16>(query[kk][i]));
-        }
-    }
-    int32_t sees[2]; // slots that rows g and g + 8 see
+    for (int i = 0; i < 2; ++i) rows[i] = row_view(p, work, row_tile * 16 + g + 8 * i);
+    float o[std::size_t{kColumns}][4];
     GPU_UNROLL
-    for (int i = 0; i < 2; ++i) {
-        const int r = row_tile * 16 + g + 8 * i;
-        sees[i] = r < work.rows ? gpu::min(visible_slots(p, work, work.row + r), work.end) : 0;
-    }
-    float o[std::size_t{2 * kSteps}][4];
-    GPU_UNROLL
-    for (int n = 0; n < 2 * kSteps; ++n) {
+    for (int n = 0; n < kColumns; ++n) {
         GPU_UNROLL
         for (int i = 0; i < 4; ++i) o[n][i] = 0.0f;
     }
     float max[2] = {-gpu::kInfinity, -gpu::kInfinity};
     float sum[2] = {0.0f, 0.0f};
+    float past_max[2] = {-gpu::kInfinity, -gpu::kInfinity};
+    float past_sum[2] = {0.0f, 0.0f};
 
-    for (int tile = 0; tile < tiles; ++tile) {
-        gpu::cp_async_wait<Stages - 2>();
-        gpu::sync_threads(); // this tile is there, the rows of the next load are published, and the stage it goes to is free
-        load(tile + Stages - 1);
-        const RowPair next = find(tile + Stages); // its table entry arrives while we compute
-        const uint16_t *keys = keys_of(tile);
-        const uint16_t *values = keys + Smem::kTileElements;
+    for (int32_t index = 0; index < walk.tiles; ++index) {
+        if (index == walk.border) {
+            GPU_UNROLL
+            for (int i = 0; i < 2; ++i) {
+                past_max[i] = max[i];
+                past_sum[i] = sum[i];
+            }
+        }
+        const Tile tile = tile_at(walk, index, Source::kTileSlots);
+        typename Source::Info &info = pipeline.info(index);
+        pipeline.acquire(2 * index);
+        const typename Source::Place next = pipeline.find(index + p.smem.stages); // its table entry arrives while we compute
 
         // ---- compute: scores
-        float s[std::size_t{kWarpSlots / 8}][4];
-        GPU_UNROLL
-        for (int n = 0; n < kWarpSlots / 8; ++n) {
-            GPU_UNROLL
-            for (int i = 0; i < 4; ++i) s[n][i] = 0.0f;
-        }
-        GPU_UNROLL
-        for (int kk = 0; kk < kSteps; ++kk) {
-            GPU_UNROLL
-            for (int n = 0; n < kWarpSlots / 16; ++n) {
-                uint32_t b[4];
-                const int r = slot_tile * kWarpSlots + n * 16 + (lane & 7) + 8 * (lane >> 4);
-                gpu::ldmatrix_x4(b, keys + swizzled<Dim>(r, kk * 2 + ((lane >> 3) & 1)));
-                multiply_tile<Bf16>(s[2 * n], query[kk], b[0], b[1]);
-                multiply_tile<Bf16>(s[2 * n + 1], query[kk], b[2], b[3]);
-                if (p.q_split) {
-                    multiply_tile<Bf16>(s[2 * n], query_rest[kk], b[0], b[1]);
-                    multiply_tile<Bf16>(s[2 * n + 1], query_rest[kk], b[2], b[3]);
-                }
-            }
-        }
+        float s[std::size_t{kScoreTiles}][4];
+        source.scores(tile, info, pipeline.keys(index), query, warp_slot, s);
+        mask_scores<Source>(p, tile, rows, info.bias, warp_slot, s);
 
         // ---- compute: softmax, in units of log2
-        const int32_t first = work.begin + tile * kTileSlots + slot_tile * kWarpSlots + 2 * q;
         float high[2] = {max[0], max[1]};
         GPU_UNROLL
-        for (int n = 0; n < kWarpSlots / 8; ++n) {
+        for (int n = 0; n < kScoreTiles; ++n) {
             GPU_UNROLL
-            for (int i = 0; i < 4; ++i) {
-                s[n][i] = first + n * 8 + (i & 1) < sees[i >> 1] ? s[n][i] * p.scale_log2 : -gpu::kInfinity;
-                high[i >> 1] = gpu::max(high[i >> 1], s[n][i]);
-            }
+            for (int i = 0; i < 4; ++i) high[i >> 1] = gpu::max(high[i >> 1], s[n][i]);
         }
         float factor[2];
         float base[2];
@@ -215,7 +309,7 @@ kv_attention_kernel(AttentionParams p) {
             sum[i] *= factor[i];
         }
         GPU_UNROLL
-        for (int n = 0; n < kWarpSlots / 8; ++n) {
+        for (int n = 0; n < kScoreTiles; ++n) {
             GPU_UNROLL
             for (int i = 0; i < 4; ++i) {
                 s[n][i] = gpu::exp2(s[n][i] - base[i >> 1]);
@@ -224,69 +318,86 @@ kv_attention_kernel(AttentionParams p) {
         }
         if (gpu::any(factor[0] != 1.0f || factor[1] != 1.0f)) { // after the first tiles the maxima rarely move
             GPU_UNROLL
-            for (int n = 0; n < 2 * kSteps; ++n) {
+            for (int n = 0; n < kColumns; ++n) {
                 GPU_UNROLL
                 for (int i = 0; i < 4; ++i) o[n][i] *= factor[i >> 1];
             }
         }
+        pipeline.publish(index + p.smem.stages, next);
 
         // ---- compute: values; the scores' registers are the left operand as they are
+        pipeline.acquire(2 * index + 1);
+        source.clean_values(tile, pipeline.values(index));
+        source.values(info, pipeline.values(index), warp_slot, s, o);
+    }
+    if (walk.border == walk.tiles) {
         GPU_UNROLL
-        for (int n = 0; n < kWarpSlots / 16; ++n) {
-            const uint32_t a[4] = {pack_pair<Bf16>(s[2 * n][0], s[2 * n][1]), pack_pair<Bf16>(s[2 * n][2], s[2 * n][3]),
-                                   pack_pair<Bf16>(s[2 * n + 1][0], s[2 * n + 1][1]), pack_pair<Bf16>(s[2 * n + 1][2], s[2 * n + 1][3])};
-            GPU_UNROLL
-            for (int d = 0; d < kSteps; ++d) {
-                uint32_t b[4];
-                const int r = slot_tile * kWarpSlots + n * 16 + (lane & 15);
-                gpu::ldmatrix_x4_trans(b, values + swizzled<Dim>(r, d * 2 + (lane >> 4)));
-                multiply_tile<Bf16>(o[2 * d], a, b[0], b[1]);
-                multiply_tile<Bf16>(o[2 * d + 1], a, b[2], b[3]);
-            }
+        for (int i = 0; i < 2; ++i) {
+            past_max[i] = max[i];
+            past_sum[i] = sum[i];
         }
-        publish(tile + Stages, next);
     }
 
     // ---- combine: the warps of a row tile meet in shared memory
     gpu::cp_async_wait<0>();
     gpu::sync_threads();
-    auto *merge = reinterpret_cast<float *>(smem);
-    float *mine = merge + gpu::warp_id() * 16 * Smem::kMergePitch;
     GPU_UNROLL
-    for (int n = 0; n < 2 * kSteps; ++n) {
+    for (int n = 0; n < kColumns; ++n) {
         GPU_UNROLL
-        for (int i = 0; i < 4; ++i) mine[(g + 8 * (i >> 1)) * Smem::kMergePitch + n * 8 + 2 * q + (i & 1)] = o[n][i];
+        for (int i = 0; i < 4; ++i) end.rows[gpu::warp_id() * 16 + g + 8 * (i >> 1)][Source::value_channel(n, 2 * q + (i & 1))] = o[n][i];
     }
     GPU_UNROLL
     for (int i = 0; i < 2; ++i) {
         sum[i] += gpu::shfl_xor(sum[i], 1);
         sum[i] += gpu::shfl_xor(sum[i], 2);
-        if (q == 0) {
-            mine[(g + 8 * i) * Smem::kMergePitch + Dim] = max[i];
-            mine[(g + 8 * i) * Smem::kMergePitch + Dim + 1] = sum[i];
+        past_sum[i] += gpu::shfl_xor(past_sum[i], 1);
+        past_sum[i] += gpu::shfl_xor(past_sum[i], 2);
+        if (q == 0) end.parts[gpu::warp_id() * 16 + g + 8 * i] = RowState{max[i], sum[i], past_max[i], past_sum[i]};
+    }
+    gpu::sync_threads();
+    const int thread = gpu::thread_x();
+    if (thread < Source::kRows) {
+        RowState state{-gpu::kInfinity, 0.0f, -gpu::kInfinity, 0.0f};
+        const int first = thread / 16 * kSlotWarps * 16 + thread % 16;
+        GPU_UNROLL
+        for (int w = 0; w < kSlotWarps; ++w) {
+            state.max = gpu::max(state.max, end.parts[first + 16 * w].max);
+            state.past_max = gpu::max(state.past_max, end.parts[first + 16 * w].past_max);
         }
+        GPU_UNROLL
+        for (int w = 0; w < kSlotWarps; ++w) {
+            const RowState &part = end.parts[first + 16 * w];
+            const float weight = gpu::exp2(part.max - safe_max(state.max));
+            end.weights[first + 16 * w] = weight;
+            state.sum = gpu::fma(part.sum, weight, state.sum);
+            state.past_sum = gpu::fma(part.past_sum, gpu::exp2(part.past_max - safe_max(state.past_max)), state.past_sum);
+        }
+        end.states[thread] = state;
     }
     gpu::sync_threads();
 
     // ---- store
-    for (int i = thread; i < work.rows * Dim; i += kThreads) {
-        const int r = i / Dim;
-        const int channel = i % Dim;
-        if (channel >= p.cache.head_dim) continue;
-        const float *part = merge + (r / 16 * SlotWarps * 16 + r % 16) * Smem::kMergePitch;
-        float highest = -gpu::kInfinity;
-        GPU_UNROLL
-        for (int w = 0; w < SlotWarps; ++w) highest = gpu::max(highest, part[w * 16 * Smem::kMergePitch + Dim]);
-        float total = 0.0f;
+    for (int i = thread; i < Source::kRows * Source::kDim; i += kThreads) {
+        const int r = i / Source::kDim;
+        const int channel = i % Source::kDim;
+        const int first = r / 16 * kSlotWarps * 16 + r % 16;
         float value = 0.0f;
         GPU_UNROLL
-        for (int w = 0; w < SlotWarps; ++w) {
-            const float *from = part + w * 16 * Smem::kMergePitch;
-            const float weight = gpu::exp2(from[Dim] - safe_max(highest));
-            total = gpu::fma(from[Dim + 1], weight, total);
-            value = gpu::fma(from[channel], weight, value);
+        for (int w = 0; w < kSlotWarps; ++w) value = gpu::fma(end.rows[first + 16 * w][channel], end.weights[first + 16 * w], value);
+        if (turned) {
+            end.rows[first][channel] = value;
+        } else if (r < work.rows && channel < p.cache.head_dim) {
+            emit(p, work, r, channel, value, end.states[r]);
         }
-        emit(p, work, r, channel, value, highest, total);
+    }
+    if (!turned) return;
+    gpu::sync_threads();
+    hadamard_rows(end.rows[0], Source::kRows, row_pitch<Source::kDim>(), p.cache.head_dim, p.cache.rotation);
+    gpu::sync_threads();
+    for (int i = thread; i < work.rows * Source::kDim; i += kThreads) {
+        const int r = i / Source::kDim;
+        const int channel = i % Source::kDim;
+        if (channel < p.cache.head_dim) emit(p, work, r, channel, end.rows[r][channel], end.states[r]);
     }
 }
 

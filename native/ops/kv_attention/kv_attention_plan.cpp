@@ -89,21 +89,6 @@ std::int64_t choose_chunk(const KvAttentionProblem &p, const KvAttentionSplit &s
 
 } // namespace
 
-KvAttentionPlanBounds plan_bounds(const KvAttentionProblem &p, const KvAttentionSplit &split) {
-    const std::int64_t rows = p.tokens * p.group;
-    const std::int64_t tiles = smaller(rows, rows / smaller(split.few_rows, split.many_rows) + p.cache.batch) * p.cache.kv_heads;
-    const std::int64_t parts = ceil_div(p.max_length, p.batch_invariant ? split.fixed : split.least);
-    if (parts <= 1) return {tiles, 0, 0};
-    if (p.batch_invariant) {
-        const std::int64_t few_tiles = smaller(rows, p.cache.batch * ceil_div(split.few_limit, split.few_rows)) * p.cache.kv_heads;
-        const std::int64_t few_rows = smaller(rows, p.cache.batch * split.few_limit) * p.cache.kv_heads;
-        return {tiles + few_tiles * parts, few_tiles, few_rows * parts};
-    }
-    // Beside one item a tile there are at most `target` more, so at most `target` tiles have several, of 2 target items in all.
-    return {smaller(tiles * parts, tiles + split.target), smaller(tiles, split.target),
-            smaller(rows * p.cache.kv_heads * parts, std::int64_t{2} * split.target * larger(split.few_rows, split.many_rows))};
-}
-
 void build_plan(const KvAttentionProblem &p, const KvAttentionSplit &split, const KvAttentionPlan &plan) {
     const std::int64_t chunk = choose_chunk(p, split);
     KvAttentionPlanHeader header{};

@@ -31,7 +31,7 @@ struct KvAttentionSplit {
     std::int32_t fixed;  // slots of a part in batch-invariant runs
 };
 /// 64 items feed the cores of a large machine; 256 slots are 64 KiB and more of K and V for a partial result of a few KiB.
-inline constexpr KvAttentionSplit kCpuSplit{8, 8, 48, 64, 256, 2048};
+inline constexpr KvAttentionSplit kCpuSplit{8, 8, 96, 64, 256, 2048};
 /// Two blocks a multiprocessor; below 128 slots one more block costs more than it saves.
 constexpr KvAttentionSplit gpu_split(std::int32_t multiprocessors) { return {63, 16, 64, 2 * multiprocessors, 128, 1024}; }
 
@@ -72,7 +72,24 @@ struct KvAttentionPlanBounds {
                                          sizeof(std::int32_t));
     }
 };
-KvAttentionPlanBounds plan_bounds(const KvAttentionProblem &problem, const KvAttentionSplit &split);
+inline KvAttentionPlanBounds plan_bounds(const KvAttentionProblem &p, const KvAttentionSplit &split) {
+    const auto ceil_div = [](std::int64_t x, std::int64_t y) { return (x + y - 1) / y; };
+    const auto smaller = [](std::int64_t x, std::int64_t y) { return x < y ? x : y; };
+    const std::int64_t rows = p.tokens * p.group;
+    const std::int64_t least_rows = smaller(split.few_rows, split.many_rows);
+    const std::int64_t most_rows = split.few_rows + split.many_rows - least_rows;
+    const std::int64_t tiles = smaller(rows, rows / least_rows + p.cache.batch) * p.cache.kv_heads;
+    const std::int64_t parts = ceil_div(p.max_length, p.batch_invariant ? split.fixed : split.least);
+    if (parts <= 1) return {tiles, 0, 0};
+    if (p.batch_invariant) {
+        const std::int64_t few_tiles = smaller(rows, p.cache.batch * ceil_div(split.few_limit, split.few_rows)) * p.cache.kv_heads;
+        const std::int64_t few_rows = smaller(rows, p.cache.batch * split.few_limit) * p.cache.kv_heads;
+        return {tiles + few_tiles * parts, few_tiles, few_rows * parts};
+    }
+    // Beside one item a tile there are at most `target` more, so at most `target` tiles have several, of 2 target items in all.
+    return {smaller(tiles * parts, tiles + split.target), smaller(tiles, split.target),
+            smaller(rows * p.cache.kv_heads * parts, 2 * split.target * most_rows)};
+}
 
 /// The parts of a plan in memory of plan_bounds().words() words.
 struct KvAttentionPlan {

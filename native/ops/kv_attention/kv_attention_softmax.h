@@ -80,7 +80,7 @@ inline void advance_softmax(Tile &tile) {
         const F32x16 shift = F32x16::set(base);
         F32x16 sum = F32x16::zero();
         for (std::int32_t t = 0; t < end; t += 16) {
-            const F32x16 p = exp(F32x16::load(s + t) - shift);
+            const F32x16 p = exp_of_weight(F32x16::load(s + t) - shift);
             p.store(s + t);
             sum = sum + p;
         }

@@ -98,6 +98,18 @@ inline void find_tail(const KvCacheView &cache, const TileSlots &at, TileSource 
     }
 }
 
+/// Where the panels of the tile after this one lie, as far as there are any.
+inline void find_next_keys(const KvCacheView &cache, const TileSlots &at, Tile &tile) {
+    const std::int32_t *table = cache.table_row(at.sequence, at.head);
+    const std::int64_t slot_bytes = cache.keys.shape[3] * dtype_bytes(cache.keys.dtype);
+    for (std::int32_t i = 0; i < kPanels; ++i) {
+        const std::int64_t ahead = at.first + at.slots + kPanel * i;
+        const std::int64_t slot = ahead < at.end ? ahead : at.first;
+        const std::int64_t page = slot / cache.page_size;
+        tile.next_keys[i] = bytes_at(cache.keys, cache.row(cache.keys, table[page], at.head, 0)) + (slot - page * cache.page_size) * slot_bytes;
+    }
+}
+
 /// Fills tile.keys and tile.values. row_scales: 2 kTile numbers that live as long as the tile.
 inline void find_tile(const KvCacheView &cache, const TileSlots &at, std::uint16_t *row_scales, Tile &tile) {
     if (kv_block_scaled(cache.key_format) && at.first >= cache.paged_keys(cache.length(at.sequence, at.head))) {
@@ -106,6 +118,7 @@ inline void find_tile(const KvCacheView &cache, const TileSlots &at, std::uint16
         find_pool(cache, cache.keys, cache.key_scales, cache.key_format, true, at, row_scales, tile.keys);
     }
     find_pool(cache, cache.values, cache.value_scales, cache.value_format, false, at, row_scales + kTile, tile.values);
+    if (cache.layout == STRATA_KV_TILED) find_next_keys(cache, at, tile);
 }
 
 } // namespace

@@ -11,6 +11,8 @@
 // Ways through the same three steps, chosen by rows, layout and type:
 //   kv_attention_rows.h    few rows, rows of floats: lanes run along d, each element widened once. Decode.
 //   kv_attention_tiled.h   few rows, tiled pages of any format: lanes run along slots for K and channels for V. Decode.
+//   kv_attention_amx.h     many rows, bf16 caches: both products in a tile unit, the softmax beside them. Prefill where there is one.
+//   kv_attention_dot.h     many rows, bf16 caches: both products are dot products of bf16 pairs. Prefill where the processor has a fast one.
 //   kv_attention_wide.h    everything: K and V widened to fp32 scratch, then register-blocked products. Prefill, edges.
 #pragma once
 
@@ -24,7 +26,7 @@ namespace {
 constexpr std::int32_t kTile = 64;  // slots: the tile of K and V stays in the second-level cache for every type and width
 constexpr std::int32_t kPanel = 16; // slots of a panel: the lanes of a vector
 constexpr std::int32_t kPanels = kTile / kPanel;
-constexpr std::int32_t kBlockRows = 48; // query rows that share the widening of a tile
+constexpr std::int32_t kBlockRows = 96; // query rows that share the widening of a tile
 constexpr std::int32_t kAhead = 16;     // slots between the K row that is asked for and the one in use
 static_assert(kBlockRows % 16 == 0 && kTile % kPanel == 0 && kTile % kKvBlock == 0);
 
@@ -45,14 +47,26 @@ struct TileSource {
     std::int64_t scale_step; // token scales: from slot to slot; block values: from one row [page_size] to the next
 };
 
+struct TileUnit; // kv_attention_amx.h
+
 /// Scratch of one worker, and the tile at hand.
 struct Tile {
     float *q;           // [kBlockRows][width]
     float *o;           // [kBlockRows][width]
     float *s;           // [kBlockRows][kTile]
-    float *wide_keys;   // [width][kTile]
-    float *wide_values; // [kTile][width]
+    float *wide_keys;   // [kPanels][width][16]; see kv_attention_wide.h
+    float *wide_values; // [width / 16][kTile][16]
     std::int64_t width; // head_dim rounded up to whole vectors
+    // Products in bf16, see kv_attention_pairs.h.
+    bool pairs;                  // whether the rows at hand take them
+    TileUnit *unit = nullptr;    // set while they do so in tiles
+    std::int32_t query_parts;    // bf16 numbers whose sum is a query's number: 1, or 2 for finer queries
+    std::int64_t depth;          // head_dim rounded up to 32
+    float scale;                 // of the scores; q holds it already, query_pairs do not
+    std::uint16_t *query_pairs;  // [query_parts][kBlockRows][depth]
+    std::uint16_t *weight_pairs; // [kBlockRows][kTile]
+    const std::uint16_t *key_panels[kPanels];
+    const std::uint16_t *value_panels[kPanels];
     std::int32_t head_dim;
     std::int32_t rows;  // query rows in use
     std::int32_t slots; // slots in use
@@ -64,10 +78,13 @@ struct Tile {
     std::uint64_t seen_by_all;      // bit t: every row sees slot t
     TileSource keys;
     TileSource values;
+    const std::uint8_t
+        *next_keys[kPanels]; // tiled pages: where the panels of the next tile's keys begin, to ask for them early; this tile's if it is the last
 
     bool whole() const { return seen_by_all == ~std::uint64_t{0}; } // 64 slots, seen by every row
 
-    static std::int64_t floats(std::int64_t width) { return kBlockRows * (2 * width + kTile) + 2 * kTile * width; }
+    static std::int64_t depth_of(std::int64_t width) { return (width + 31) / 32 * 32; }
+    static std::int64_t floats(std::int64_t width) { return kBlockRows * (2 * width + kTile + depth_of(width) + kTile / 2) + 2 * kTile * width; }
 
     void place(float *scratch, std::int64_t row_width, std::int32_t channels) {
         width = row_width;
@@ -77,6 +94,9 @@ struct Tile {
         s = o + kBlockRows * width;
         wide_keys = s + kBlockRows * kTile;
         wide_values = wide_keys + width * kTile;
+        depth = depth_of(width);
+        query_pairs = reinterpret_cast<std::uint16_t *>(wide_values + width * kTile);
+        weight_pairs = query_pairs + 2 * kBlockRows * depth;
     }
 };
 

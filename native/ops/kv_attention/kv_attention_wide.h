@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// kv_attention on the CPU for any rows, format and layout: K and V of the tile widened to fp32 scratch, K turned ([channel][slot]), V as rows
-// ([slot][channel]); then both products are the same register-blocked multiplication. Prefill, where multiply-adds are the limit, and the edges of
-// everything else. Included by kv_attention_cpu.cpp alone.
+// kv_attention on the CPU for any rows, format and layout: K and V of the tile widened to fp32 scratch, then both products are the same
+// register-blocked multiplication. Prefill, where multiply-adds are the limit, and the edges of everything else. Included by kv_attention_cpu.cpp
+// alone.
+//
+//   wide_keys    [slot / 16][channel][16 slots]       wide_values  [channel / 16][slot][16 channels]
+//
+// Columns of vectors, not rows: a register block walks down one column, and at the stride of a row its lines would fall into a few sets of the
+// first-level cache.
 #pragma once
 
 #include "ops/kv_attention/kv_attention_tile.h"
@@ -85,15 +90,19 @@ inline F32x16 load_channels(const void *row, std::int32_t d, std::int32_t lanes)
     }
 }
 
-/// The same from a swizzled page: two chunks of 8 channels, wherever they went.
+/// Where a swizzled page holds channels d ... d + 7 of a slot.
+inline const std::uint16_t *swizzled_chunk(const TileSource &source, std::int32_t panel, std::int32_t t, std::int32_t d) {
+    const std::int32_t slot = source.first_slot[panel] + t;
+    const auto *block = reinterpret_cast<const std::uint16_t *>(source.blocks[panel]) + (d / 64 * source.page_size + slot) * 64;
+    return block + (d % 64 / 8 ^ (slot & 7)) * 8;
+}
+
+/// Channels d ... d + 15 from a swizzled page: two chunks.
 template <Number N>
 inline F32x16 load_swizzled(const TileSource &source, std::int32_t panel, std::int32_t t, std::int32_t d) {
     std::uint16_t halves[16];
-    const std::int32_t slot = source.first_slot[panel] + t;
-    const auto *half_block = reinterpret_cast<const std::uint16_t *>(source.blocks[panel]) + (d / 64 * source.page_size + slot) * 64;
-    const std::int32_t chunk = d % 64 / 8;
-    std::memcpy(halves, half_block + (chunk ^ (slot & 7)) * 8, 16);
-    std::memcpy(halves + 8, half_block + ((chunk + 1) ^ (slot & 7)) * 8, 16);
+    std::memcpy(halves, swizzled_chunk(source, panel, t, d), 16);
+    std::memcpy(halves + 8, swizzled_chunk(source, panel, t, d + 8), 16);
     return N == Number::kF16 ? F32x16::load_f16(halves) : F32x16::load_bf16(halves);
 }
 
@@ -112,7 +121,7 @@ inline void widen_key_rows(const Tile &tile, std::int32_t panel) {
                 keys.layout == STRATA_KV_SWIZZLED ? load_swizzled<N>(keys, panel, t, d) : load_channels<N>(keys.rows[kPanel * panel + t], d, lanes);
         }
         transpose(block);
-        for (int i = 0; i < 16; ++i) (scaled ? block[i] * scale : block[i]).store(tile.wide_keys + (d + i) * kTile + kPanel * panel);
+        for (int i = 0; i < 16; ++i) (scaled ? block[i] * scale : block[i]).store(tile.wide_keys + (tile.width * panel + d + i) * 16);
     }
 }
 
@@ -134,12 +143,12 @@ inline void widen_key_panel(const Tile &tile, std::int32_t panel) {
             } else if (kv_token_scaled(keys.format)) {
                 x[e] = x[e] * token;
             }
-            x[e].store(tile.wide_keys + d * kTile + kPanel * panel);
+            x[e].store(tile.wide_keys + (tile.width * panel + d) * 16);
         }
     }
 }
 
-/// K of the tile, [channel][slot]. Lanes past the tile's slots hold anything; channels past head_dim up to a whole vector are zero or meet a zero of
+/// K of the tile. Lanes past the tile's slots hold anything; channels past head_dim up to a whole vector are zero or meet a zero of
 /// q.
 inline void widen_keys(const Tile &tile) {
     with_number(tile.keys, [&](auto number) {
@@ -175,12 +184,12 @@ inline void widen_value_rows(const Tile &tile, std::int32_t panel, const ValueSc
     const TileSource &values = tile.values;
     const std::int32_t left = tile.slots - kPanel * panel;
     for (std::int32_t t = 0; t < kPanel && t < left; ++t) {
-        float *to = tile.wide_values + (kPanel * panel + t) * tile.width;
+        float *to = tile.wide_values + (kPanel * panel + t) * 16;
         for (std::int32_t d = 0; d < tile.head_dim; d += 16) {
             const std::int32_t lanes = tile.head_dim - d < 16 ? tile.head_dim - d : 16;
             const F32x16 x = values.layout == STRATA_KV_SWIZZLED ? load_swizzled<N>(values, panel, t, d)
                                                                  : load_channels<N>(values.rows[kPanel * panel + t], d, lanes);
-            (values.format != STRATA_KV_PLAIN ? x * F32x16::set(scales.scale[0][t]) : x).store(to + d);
+            (values.format != STRATA_KV_PLAIN ? x * F32x16::set(scales.scale[0][t]) : x).store(to + d * kTile);
         }
     }
 }
@@ -198,13 +207,13 @@ inline void widen_value_panel(const Tile &tile, std::int32_t panel, const ValueS
             for (std::int32_t e = 0; e < kEach; ++e) {
                 const std::int32_t t = w * kEach + e;
                 if (values.format != STRATA_KV_PLAIN) x[e] = fma(x[e], F32x16::set(scales.scale[group][t]), F32x16::set(scales.zero[group][t]));
-                x[e].store(tile.wide_values + (kPanel * panel + t) * tile.width + d);
+                x[e].store(tile.wide_values + d * kTile + (kPanel * panel + t) * 16);
             }
         }
     }
 }
 
-/// V of the tile, [slot][channel].
+/// V of the tile.
 inline void widen_values(const Tile &tile) {
     with_number(tile.values, [&](auto number) {
         constexpr Number kNumber = decltype(number)::value;
@@ -243,10 +252,10 @@ struct Sums {
 };
 
 /// The right operand of a product, one row an index: widened scratch, or rows where they lie in the cache.
-struct ScratchRows {
+struct ScratchColumns {
     const float *base;
-    std::int64_t stride;
-    F32x16 load(std::int64_t row, std::int64_t vector) const { return F32x16::load(base + row * stride + 16 * vector); }
+    std::int64_t rows;
+    F32x16 load(std::int64_t row, std::int64_t vector) const { return F32x16::load(base + (vector * rows + row) * 16); }
 };
 
 /// c[r][v] += sum over low <= i < high of a[r][i] * b(i)[first + v].
@@ -263,21 +272,27 @@ inline void multiply(const float *a, std::int64_t a_stride, const B &b, std::int
     }
 }
 
-/// s = q K^T from widened keys.
-inline void multiply_keys(const Tile &tile) {
-    const ScratchRows keys{tile.wide_keys, kTile};
-    const auto depth = static_cast<std::int32_t>(tile.width);
+/// body(std::integral_constant<int, rows>, first row) for the tile's rows, kRows at a time.
+template <class Body>
+inline void for_row_blocks(const Tile &tile, Body &&body) {
     for (std::int32_t row = 0; row < tile.rows; row += kRows) {
         with_rows(tile.rows - row < kRows ? tile.rows - row : kRows, [&](auto count) {
-            if constexpr (count() <= kRows) {
-                for (std::int32_t v = 0; 16 * v < tile.slots; v += kColumns) {
-                    Sums<count(), kColumns> c;
-                    c.clear();
-                    multiply(tile.q + row * tile.width, tile.width, keys, v, 0, depth, c);
-                    for (int r = 0; r < count(); ++r) {
-                        for (int i = 0; i < kColumns; ++i) c.v[r][i].store(tile.s + (row + r) * kTile + 16 * (v + i));
-                    }
-                }
+            if constexpr (count() <= kRows) body(count, row);
+        });
+    }
+}
+
+/// s = q K^T from widened keys.
+inline void multiply_keys(const Tile &tile) {
+    const ScratchColumns keys{tile.wide_keys, tile.width};
+    const auto depth = static_cast<std::int32_t>(tile.width);
+    for (std::int32_t v = 0; 16 * v < tile.slots; v += kColumns) { // outside: the columns stay in the first-level cache for all rows
+        for_row_blocks(tile, [&](auto count, std::int32_t row) {
+            Sums<count(), kColumns> c;
+            c.clear();
+            multiply(tile.q + row * tile.width, tile.width, keys, v, 0, depth, c);
+            for (int r = 0; r < count(); ++r) {
+                for (int i = 0; i < kColumns; ++i) c.v[r][i].store(tile.s + (row + r) * kTile + 16 * (v + i));
             }
         });
     }
@@ -330,11 +345,14 @@ inline void weigh_rows(const Tile &tile, std::int32_t row, const B &values) {
 }
 
 inline void weigh_values(const Tile &tile) {
-    const ScratchRows values{tile.wide_values, tile.width};
-    for (std::int32_t row = 0; row < tile.rows; row += kRows) {
-        with_rows(tile.rows - row < kRows ? tile.rows - row : kRows, [&](auto count) {
-            if constexpr (count() <= kRows) weigh_rows<count()>(tile, row, values);
-        });
+    const ScratchColumns values{tile.wide_values, kTile};
+    const std::int64_t vectors = tile.width / 16;
+    std::int64_t v = 0;
+    for (; v + kColumns <= vectors; v += kColumns) {
+        for_row_blocks(tile, [&](auto count, std::int32_t row) { weigh_columns<count(), kColumns>(tile, row, v, values); });
+    }
+    for (; kColumns > 1 && v < vectors; ++v) {
+        for_row_blocks(tile, [&](auto count, std::int32_t row) { weigh_columns<count(), 1>(tile, row, v, values); });
     }
 }
 

@@ -1,163 +1,228 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the GPU kernels of kv_attention share: parameters, which rows and slots a block has, and where results go.
+// What the GPU kernels of kv_attention share: parameters, the item of a block, which slots a row sees, what a score becomes.
 //
-// Rows of one (sequence, KV head) are its tokens times the group of query heads, head innermost. A block takes one tile of
-// rows against one range of slots. Tiles are numbered without a plan kernel: sequence b owns the numbers
-//     floor(first_row[b] * group / tile_rows) + b   up to that of b + 1,
-// which is never less than it needs and at most one more; blocks without rows leave at once.
+// Rows of one (sequence, KV head) are its tokens times the group of query heads, head innermost. A block takes one item of the
+// plan (kv_attention_plan.h): a tile of rows against the slots [0, sinks) and [begin, end). Plans are the caller's memory, so
+// an item is checked against the lengths and rows of this call before anything is followed.
+//
+// Scores and maxima are in units of log2 from the mask on; what leaves the kernels is in natural units.
 #pragma once
 
 #include "cuda/elements.cuh"
 #include "cuda/kv_cache.cuh"
 #include "ops/kv_attention/kv_attention.h"
+#include "ops/kv_attention/kv_attention_plan.h"
 
 namespace strata {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / gpu::kWarpSize;
-constexpr int kTileSlots = 64;   // slots of K and V that travel together
-constexpr int kLeastRange = 128; // slots below which one more block costs more than it saves
-constexpr int kMostRanges = 64;  // the merge reads this many partial results a row at most
-constexpr int kBlocksPerMultiprocessor = 2;
+constexpr int kFewRows = 16;  // rows of an mma tile: one for the block
+constexpr int kManyRows = 64; // one for each warp
+constexpr int kStateNumbers = 4;
+
+/// Offsets of a block's shared memory, for launcher and kernel.
+struct SmemLayout {
+    int32_t key_unit, value_unit; // bytes of one tile's keys and values
+    int32_t stages;               // tiles of each
+    int32_t infos, queries, turned, total;
+    int32_t word_tiles; // of tiled pages: T of kv_attention_words.cuh
+};
 
 struct AttentionParams {
     GpuKvCache cache;
     GpuRowOffsets offsets;
+    KvAttentionPlan plan;
+    SmemLayout smem;
     const void *q;
     void *out;
-    float *lse; // null: not wanted
-    int64_t q_token, q_head, out_token, out_head, lse_token, lse_head;
-    float *partial_o;     // [tokens * q_heads][ranges][head_dim]
-    float *partial_state; // [tokens * q_heads][ranges][max, sum], max in units of log2
+    float *lse, *past_lse; // null: not wanted
+    float *known_lse;      // [tokens, q_heads] where lse is wanted by key_probability alone
+    float *probability;
+    const float *slopes, *sink_logits; // null: none
+    int64_t q_token, q_head, out_token, out_head, lse_token, lse_head, past_token, past_head, probability_sequence, probability_head;
+    int64_t slope_step, sink_step;
+    float *partial_o;     // [rows of partial results][head_dim]
+    float *partial_state; // [rows of partial results][max, sum, max and sum of the past], maxima in units of log2
     uint32_t *fault;
-    int64_t max_length, tiles;
-    float scale_log2; // scale * log2(e)
-    int32_t q_dtype, out_dtype, q_heads, group, ranges, tile_rows;
+    int64_t max_length, most_items, most_merges, most_partials;
+    float scale, scale_log2; // scale_log2 = scale * log2(e)
+    float softcap;
+    int32_t q_dtype, out_dtype, q_heads, kv_heads, group, window, window_sinks;
     bool causal;
-    bool q_split; // q is finer than the cache's type: it is taken as a sum of two
+    bool few;        // the launch takes the items with few rows
+    bool few_kernel; // and does so with blocks of few rows
+    bool q_split;    // q is finer than the type of the products: it is taken as a sum of two
+    bool shaped;     // softcap, slopes or biases
+    bool store_probability;
 };
 
 /// The rows and slots of one block.
 struct Work {
+    int64_t sequence, head;
     int64_t token;  // first row of the sequence in q
     int64_t tokens; // of the sequence
-    int64_t row;    // first row of the tile, of tokens * group
+    int32_t row;    // first row of the tile, of tokens * group
     int32_t rows;   // 0: nothing to do
-    int32_t range;
     int32_t length;
     int32_t begin, end; // slots
+    int32_t sinks;      // slots [0, sinks) as well
+    int32_t partial;    // where the results go; -1: they are final
     const int32_t *table;
 };
 
-/// Slots of one range.
-GPU_DEVICE int32_t range_slots(int32_t length, int32_t ranges) {
-    if (ranges <= 1) return gpu::max(length, 1);
-    const int32_t share = gpu::max(gpu::ceil_div(length, ranges), kLeastRange);
-    return gpu::ceil_div(share, kTileSlots) * kTileSlots;
+GPU_DEVICE bool plan_fits(const AttentionParams &p) {
+    const KvAttentionPlanHeader &header = *p.plan.header;
+    return header.magic == kPlanMagic && header.batch == p.offsets.batch && header.kv_heads == p.kv_heads && header.tokens == p.offsets.rows &&
+           header.group == p.group && header.items >= 0 && header.items <= p.most_items && header.few_items >= 0 &&
+           header.few_items <= header.items && header.merges >= 0 && header.merges <= p.most_merges && header.partials >= 0 &&
+           header.partials <= p.most_partials;
 }
 
-/// Slots that a row sees.
-GPU_DEVICE int32_t visible_slots(const AttentionParams &p, const Work &work, int64_t row) {
-    if (!p.causal) return work.length;
-    const int64_t count = work.length - work.tokens + row / p.group + 1;
-    return static_cast<int32_t>(gpu::max(int64_t{0}, gpu::min(count, int64_t{work.length})));
-}
-
-GPU_DEVICE int64_t first_tile(const AttentionParams &p, int64_t sequence) {
-    return row_offset(p.offsets, sequence) * p.group / p.tile_rows + sequence;
-}
-
-/// Every thread of a block finds the same. Tiles run backwards: with a causal mask the last ones see most.
-GPU_DEVICE Work find_work(const AttentionParams &p) {
-    const int64_t tile = p.tiles - 1 - gpu::block_x() / p.ranges;
+/// The rows that an item or a merge names; rows is 0, with a fault, where they do not exist.
+GPU_DEVICE Work find_rows(const AttentionParams &p, int32_t sequence, int32_t head, int32_t row, int32_t rows, int32_t most) {
     Work work{};
-    work.range = gpu::block_x() % p.ranges;
-    int64_t low = 0;
-    int64_t high = p.offsets.batch - 1;
-    while (low < high) {
-        const int64_t middle = (low + high + 1) / 2;
-        if (first_tile(p, middle) <= tile) {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
+    if (sequence < 0 || sequence >= p.offsets.batch || head < 0 || head >= p.kv_heads || row < 0 || rows < 1 || rows > most) {
+        raise_fault(p.fault, kFaultIndex);
+        return work;
     }
-    const GpuRows rows = rows_of(p.offsets, low, p.fault);
-    work.token = rows.first;
-    work.tokens = rows.count;
-    work.row = (tile - first_tile(p, low)) * p.tile_rows;
-    const int64_t left = rows.count * p.group - work.row;
-    if (work.row < 0 || left <= 0) return work;
-    work.rows = static_cast<int32_t>(gpu::min(left, int64_t{p.tile_rows}));
-    work.length = checked_length(p.cache, low, gpu::block_y(), p.max_length, p.fault);
-    work.table = table_row(p.cache, low, gpu::block_y());
-    const int32_t slots = range_slots(work.length, p.ranges);
-    const int64_t begin = int64_t{work.range} * slots;
-    work.begin = static_cast<int32_t>(gpu::min(begin, int64_t{work.length}));
-    work.end = static_cast<int32_t>(gpu::min(begin + slots, int64_t{visible_slots(p, work, work.row + work.rows - 1)}));
-    work.end = gpu::max(work.end, work.begin);
+    const GpuRows all = rows_of(p.offsets, sequence, p.fault);
+    if (int64_t{row} + rows > all.count * p.group) {
+        raise_fault(p.fault, kFaultIndex);
+        return work;
+    }
+    work.sequence = sequence;
+    work.head = head;
+    work.token = all.first;
+    work.tokens = all.count;
+    work.row = row;
+    work.rows = rows;
+    work.partial = -1;
+    return work;
+}
+
+/// The block's item, or of a larger one the sub-th `rows_per_block` rows. Every thread of a block finds the same.
+GPU_DEVICE Work find_work(const AttentionParams &p, int32_t index, int32_t sub, int32_t rows_per_block) {
+    if (!plan_fits(p)) {
+        raise_fault(p.fault, kFaultIndex);
+        return Work{};
+    }
+    const KvAttentionPlanHeader &header = *p.plan.header;
+    const int32_t first = p.few ? 0 : header.few_items;
+    if (index >= (p.few ? header.few_items : header.items - header.few_items)) return Work{};
+    const KvAttentionItem item = p.plan.items[first + index];
+    Work work = find_rows(p, item.sequence, item.head, item.row, item.rows, p.few ? kFewRows : kManyRows);
+    if (work.rows == 0) return work;
+    work.length = checked_length(p.cache, work.sequence, work.head, p.max_length, p.fault);
+    const bool good = item.sinks >= 0 && item.sinks <= item.begin && item.begin <= item.end && item.end <= work.length && item.partial >= -1 &&
+                      (item.partial < 0 || item.partial <= header.partials - item.rows);
+    if (!good) raise_fault(p.fault, kFaultIndex);
+    work.rows = good ? gpu::max(0, gpu::min(work.rows - sub * rows_per_block, rows_per_block)) : 0;
+    work.row += sub * rows_per_block;
+    work.begin = item.begin;
+    work.end = item.end;
+    work.sinks = item.sinks;
+    work.partial = item.partial < 0 ? -1 : item.partial + sub * rows_per_block;
+    work.table = table_row(p.cache, work.sequence, work.head);
     return work;
 }
 
 /// Token and query head of row r of the tile.
 GPU_DEVICE int64_t token_of(const AttentionParams &p, const Work &work, int r) { return work.token + (work.row + r) / p.group; }
-GPU_DEVICE int64_t head_of(const AttentionParams &p, const Work &work, int r) { return int64_t{gpu::block_y()} * p.group + (work.row + r) % p.group; }
+GPU_DEVICE int64_t head_of(const AttentionParams &p, const Work &work, int r) { return work.head * p.group + (work.row + r) % p.group; }
 
-/// One channel of a finished row: out = o / sum; a row that saw nothing is 0. Channel 0 also writes the lse.
-GPU_DEVICE void write_result(const AttentionParams &p, int64_t token, int64_t head, int channel, float o, float max, float sum) {
-    const float value = sum == 0.0f ? 0.0f : gpu::div(o, sum);
-    store_element(p.out_dtype, p.out, token * p.out_token + head * p.out_head + channel, value);
-    if (channel == 0 && p.lse != nullptr) {
-        p.lse[token * p.lse_token + head * p.lse_head] = sum == 0.0f ? -gpu::kInfinity : (max + gpu::log2(sum)) * gpu::kLn2;
-    }
+/// What one row sees: slots [low, high), and of those below `low` the first window_sinks; and how it weighs them.
+struct RowView {
+    int32_t low, high;
+    int32_t position; // the slot of its own token
+    float slope;      // 0: no ALiBi
+};
+
+/// Row r of the tile; a row past the last one sees what the last one does, so that a whole tile is seen by all or not.
+GPU_DEVICE RowView row_view(const AttentionParams &p, const Work &work, int r) {
+    const int32_t row = work.row + gpu::min(r, work.rows - 1);
+    const int64_t position = work.length - work.tokens + row / p.group;
+    const int64_t seen = p.causal ? gpu::max(int64_t{0}, gpu::min(position + 1, int64_t{work.length})) : work.length;
+    RowView view{};
+    view.high = static_cast<int32_t>(seen);
+    view.low = p.window > 0 ? static_cast<int32_t>(gpu::max(int64_t{0}, seen - p.window)) : 0;
+    view.position = static_cast<int32_t>(position);
+    view.slope = p.slopes == nullptr ? 0.0f : p.slopes[(work.head * p.group + row % p.group) * p.slope_step];
+    return view;
 }
 
-/// One channel of a tile's row r: a result, or a part of one that the merge will add.
-GPU_DEVICE void emit(const AttentionParams &p, const Work &work, int r, int channel, float o, float max, float sum) {
-    const int64_t token = token_of(p, work, r);
-    const int64_t head = head_of(p, work, r);
-    if (p.ranges == 1) {
-        write_result(p, token, head, channel, o, max, sum);
-        return;
-    }
-    const int64_t at = (token * p.q_heads + head) * p.ranges + work.range;
-    p.partial_o[at * p.cache.head_dim + channel] = o;
-    if (channel == 0) {
-        p.partial_state[2 * at] = max;
-        p.partial_state[2 * at + 1] = sum;
-    }
+/// A tile of the walk: slots first, first + 1, ..., of which [low, high) count.
+struct Tile {
+    int32_t first, low, high;
+};
+GPU_DEVICE bool counts(const Tile &tile, int32_t slot) { return slot >= tile.low && slot < tile.high; }
+GPU_DEVICE bool sees(const AttentionParams &p, const Tile &tile, const RowView &row, int32_t slot) {
+    return counts(tile, slot) && slot < row.high && (slot >= row.low || slot < p.window_sinks);
+}
+GPU_DEVICE bool sees_all(const Tile &tile, const RowView &row, int32_t slots) {
+    return tile.low <= tile.first && gpu::max(row.low, 0) <= tile.first && tile.first + slots <= gpu::min(tile.high, row.high);
+}
+
+/// The tiles of an item, in three stretches of slots. Where the sum over the past is wanted they are cut at its end, so that the
+/// state before tile `border` is the past's.
+struct Walk {
+    Tile a, b, c;
+    int32_t tiles_a, tiles_ab, tiles;
+    int32_t border; // -1: not wanted
+};
+
+constexpr int kTileAlign = 32; // tiles start at multiples: whole words and blocks of the tiled layout
+
+GPU_DEVICE Tile stretch(int32_t low, int32_t high) { return Tile{low / kTileAlign * kTileAlign, low, high}; }
+GPU_DEVICE int32_t tiles_of(const Tile &whole, int32_t slots) { return whole.high > whole.low ? gpu::ceil_div(whole.high - whole.first, slots) : 0; }
+
+GPU_DEVICE Walk make_walk(const AttentionParams &p, const Work &work, int32_t slots) {
+    Walk walk{};
+    const auto past = static_cast<int32_t>(gpu::max(int64_t{0}, work.length - work.tokens));
+    const int32_t cut = p.past_lse != nullptr ? past : work.length;
+    const bool early = cut <= work.begin; // the past ends among the sinks
+    walk.a = stretch(0, early ? gpu::min(work.sinks, cut) : work.sinks);
+    walk.b = early ? stretch(gpu::min(work.sinks, cut), work.sinks) : stretch(work.begin, gpu::min(cut, work.end));
+    walk.c = early ? stretch(work.begin, work.end) : stretch(gpu::min(cut, work.end), work.end);
+    walk.tiles_a = tiles_of(walk.a, slots);
+    walk.tiles_ab = walk.tiles_a + tiles_of(walk.b, slots);
+    walk.tiles = walk.tiles_ab + tiles_of(walk.c, slots);
+    walk.border = p.past_lse == nullptr ? -1 : early ? walk.tiles_a : walk.tiles_ab;
+    return walk;
+}
+
+GPU_DEVICE Tile tile_at(const Walk &walk, int32_t index, int32_t slots) {
+    const bool in_a = index < walk.tiles_a;
+    const bool in_b = index < walk.tiles_ab;
+    Tile tile = in_a ? walk.a : in_b ? walk.b : walk.c;
+    tile.first += (index - (in_a ? 0 : in_b ? walk.tiles_a : walk.tiles_ab)) * slots;
+    return tile;
+}
+
+/// Within 1e-6 of tanh, relatively: a series where 1 - 2 / (1 + e^2x) would cancel.
+GPU_DEVICE float tanh_exact(float x) {
+    const float magnitude = gpu::abs(x);
+    const float x2 = x * x;
+    const float series = x + x * x2 * (-1.0f / 3 + x2 * (2.0f / 15 + x2 * (-17.0f / 315 + x2 * (62.0f / 2835 + x2 * (-1382.0f / 155925)))));
+    const float far = 1.0f - gpu::div(2.0f, 1.0f + gpu::exp2(2.0f * gpu::kLog2e * magnitude));
+    return magnitude < 0.4f ? series : x < 0.0f ? -far : far;
+}
+
+/// A product of q and k as the exponent of 2.
+GPU_DEVICE float shaped_score(const AttentionParams &p, float product, const RowView &row, int32_t slot, float bias) {
+    float score = product * p.scale;
+    if (p.softcap != 0.0f) score = p.softcap * tanh_exact(gpu::div(score, p.softcap));
+    score = gpu::fma(row.slope, static_cast<float>(slot - row.position), score) + bias;
+    return score * gpu::kLog2e;
+}
+
+/// The bias of a slot whose page is good.
+GPU_DEVICE float slot_bias(const AttentionParams &p, const GpuSlot &slot, int64_t head) {
+    if (p.cache.logit_bias.data == nullptr || slot.page < 0) return 0.0f;
+    return static_cast<const float *>(p.cache.logit_bias.data)[row_at(p.cache.logit_bias, slot, head)];
 }
 
 /// A maximum that can be subtracted: -inf - -inf would be NaN.
 GPU_DEVICE float safe_max(float max) { return max == -gpu::kInfinity ? 0.0f : max; }
-
-/// Adds the partial results of each row in the order of their ranges; one warp a row.
-GPU_KERNEL(kThreads, 8) kv_attention_merge_kernel(AttentionParams p) {
-    const int lane = gpu::lane_id();
-    const int64_t rows = p.offsets.rows * p.q_heads;
-    const int64_t stride = int64_t{gpu::grid_dim_x()} * kWarps;
-    for (int64_t row = int64_t{gpu::block_x()} * kWarps + gpu::warp_id(); row < rows; row += stride) {
-        const int64_t token = row / p.q_heads;
-        const int64_t head = row % p.q_heads;
-        const int64_t sequence = sequence_of_row(p.offsets, token);
-        const int32_t length = checked_length(p.cache, sequence, head / p.group, p.max_length, p.fault);
-        const int32_t used = gpu::max(1, gpu::ceil_div(length, range_slots(length, p.ranges)));
-        const float *state = p.partial_state + 2 * row * p.ranges;
-        const float *partial = p.partial_o + row * p.ranges * p.cache.head_dim;
-
-        float max = -gpu::kInfinity;
-        for (int32_t i = 0; i < used; ++i) max = gpu::max(max, state[2 * i]);
-        const float base = safe_max(max);
-        float sum = 0.0f;
-        for (int32_t i = 0; i < used; ++i) sum += state[2 * i + 1] * gpu::exp2(state[2 * i] - base);
-        for (int channel = lane; channel < p.cache.head_dim; channel += gpu::kWarpSize) {
-            float o = 0.0f;
-            for (int32_t i = 0; i < used; ++i) {
-                o = gpu::fma(partial[int64_t{i} * p.cache.head_dim + channel], gpu::exp2(state[2 * i] - base), o);
-            }
-            write_result(p, token, head, channel, o, max, sum);
-        }
-    }
-}
 
 } // namespace strata

@@ -17,7 +17,7 @@ internal static class BenchCommand
         var isa = new Option<string?>("--isa") { Description = "Instruction set of the CPU to use, or all.", HelpName = "ISA" };
         var threads = CommonOptions.Threads();
         var seconds = new Option<double>("--seconds") { Description = "Seconds of timing a case; 0 is the usual." };
-        var peers = new Option<bool>("--peers") { Description = "Time other libraries beside ours. This build has none built in, so the columns stay empty." };
+        var peers = new Option<bool>("--peers") { Description = "Time other libraries beside ours, in turns (CPU only): ONNX Runtime for kv_attention and qgemm." };
         var json = CommonOptions.Json();
         var output = new Option<string?>("--out") { Description = "Also writes the JSON document here.", HelpName = "FILE" };
         var command = new Command("bench", "Times ops and models against the machine's own limits.")

@@ -12,8 +12,6 @@ namespace Strata.Cli.Commands;
 
 internal static class GenerateCommand
 {
-    private const double Mebibyte = 1 << 20;
-
     public static Command Create()
     {
         var run = new RunOptions();
@@ -41,6 +39,7 @@ internal static class GenerateCommand
         RunOptions options, ParseResult parsed, string text, int count, SamplerOptions sampling, bool stop, bool json, CancellationToken cancellation)
     {
         var sampler = new Sampler(sampling);
+        KvStorage storage = options.Kv(parsed);
         using LoadedModel loaded = options.Load(parsed, cancellation);
         int[] prompt = loaded.Tokenizer.Encode(text);
         if (prompt.Length == 0)
@@ -56,12 +55,12 @@ internal static class GenerateCommand
         GenerationResult result = Generator.Run(session, prompt, count, sampler, stop ? loaded.Tokenizer.EndId : null, onToken, cancellation);
         if (json)
         {
-            WriteJson(loaded, prompt, result, session);
+            WriteJson(loaded, prompt, result, session, storage);
         }
         else
         {
             Console.Out.WriteLine(decoder.Finish());
-            WriteTable(loaded, prompt.Length, result, session);
+            WriteTable(loaded, prompt.Length, result, session, storage);
         }
     }
 
@@ -81,21 +80,19 @@ internal static class GenerateCommand
         }
     }
 
-    private static void WriteTable(LoadedModel loaded, int prompt, GenerationResult result, LlamaSession session)
+    private static void WriteTable(LoadedModel loaded, int prompt, GenerationResult result, LlamaSession session, KvStorage storage)
     {
         Table table = new Table().Border(TableBorder.Simple).AddColumns("", "tokens", "tokens/s", "KV cache");
-        table.AddRow("prompt", $"{prompt}", Rate(prompt, result.SecondsPrefill), $"{Mebibytes(session.KvBytesPeak)} at its largest");
-        table.AddRow("generated", $"{result.Ids.Count}", Rate(result.Ids.Count - 1, result.SecondsDecode), $"{Mebibytes(session.KvBytesLive)} at the end");
+        table.AddRow("prompt", $"{prompt}", Rate(prompt, result.SecondsPrefill), $"{KvStorage.Mebibytes(session.KvBytesPeak)} at its largest");
+        table.AddRow("generated", $"{result.Ids.Count}", Rate(result.Ids.Count - 1, result.SecondsDecode), $"{KvStorage.Mebibytes(session.KvBytesLive)} at the end");
         Terminal.Log.Write(table);
-        Terminal.Log.WriteLine($"{loaded.Device.Id} {loaded.Device.Isa}");
+        Terminal.Log.WriteLine($"{loaded.Device.Id} {loaded.Device.Isa}, {storage.Describe(session)}");
     }
-
-    private static string Mebibytes(long bytes) => string.Create(CultureInfo.InvariantCulture, $"{bytes / Mebibyte:0.00} MiB");
 
     private static string Rate(int tokens, double seconds) =>
         tokens > 0 && seconds > 0 ? string.Create(CultureInfo.InvariantCulture, $"{tokens / seconds:0.0}") : "";
 
-    private static void WriteJson(LoadedModel loaded, int[] prompt, GenerationResult result, LlamaSession session) => Terminal.WriteJson(writer =>
+    private static void WriteJson(LoadedModel loaded, int[] prompt, GenerationResult result, LlamaSession session, KvStorage storage) => Terminal.WriteJson(writer =>
     {
         writer.WriteStartObject();
         writer.WriteNumbers("prompt_ids", prompt);
@@ -118,8 +115,7 @@ internal static class GenerateCommand
 
         writer.WriteNumber("seconds_prefill", result.SecondsPrefill);
         writer.WriteNumber("seconds_decode", result.SecondsDecode);
-        writer.WriteNumber("kv_bytes_live", session.KvBytesLive);
-        writer.WriteNumber("kv_bytes_peak", session.KvBytesPeak);
+        storage.WriteTo(writer, session);
         writer.WriteString("device", loaded.Device.Id);
         writer.WriteString("isa", loaded.Device.Isa);
         writer.WriteEndObject();

@@ -36,14 +36,13 @@ internal static class PerplexityCommand
         {
             var plan = new Plan(
                 parsed.GetValue(context), parsed.GetValue(windows), parsed.GetValue(first) - 1, parsed.GetValue(prompt), parsed.GetValue(continuation));
-            PerplexityResult result = Run(run, parsed, File.ReadAllText(parsed.GetValue(file)!), plan, cancellation);
-            Write(result, parsed.GetValue(json));
+            Run(run, parsed, File.ReadAllText(parsed.GetValue(file)!), plan, parsed.GetValue(json), cancellation);
             return Task.FromResult(0);
         });
         return command;
     }
 
-    private static PerplexityResult Run(RunOptions options, ParseResult parsed, string text, Plan plan, CancellationToken cancellation)
+    private static void Run(RunOptions options, ParseResult parsed, string text, Plan plan, bool json, CancellationToken cancellation)
     {
         bool continues = plan.Prompt > 0 || plan.Continuation > 0;
         if (continues && (plan.Prompt == 0 || plan.Continuation == 0))
@@ -61,48 +60,56 @@ internal static class PerplexityCommand
             throw new CommandException($"--score-from is {plan.FirstScored + 1}, must be at most the {plan.Context} tokens of a window; lower it");
         }
 
+        KvStorage storage = options.Kv(parsed);
         using LoadedModel loaded = options.Load(parsed, cancellation);
         int[] ids = loaded.Tokenizer.Encode(text);
         using var session = new LlamaSession(loaded.Model, options.Session(parsed, continues ? plan.Prompt + plan.Continuation : plan.Context));
-        return Terminal.WithProgress("perplexity", progress => continues
+        PerplexityResult result = Terminal.WithProgress("perplexity", progress => continues
             ? Perplexity.OfContinuations(
                 session, ids, plan.Prompt, plan.Continuation, plan.Windows > 0 ? plan.Windows : DefaultContinuationWindows, progress, cancellation)
             : Perplexity.OfWindows(
                 session, ids, plan.Context, plan.Windows > 0 ? plan.Windows : ids.Length / plan.Context, plan.FirstScored, progress, cancellation));
+        if (json)
+        {
+            WriteJson(result, session, storage);
+        }
+        else
+        {
+            WriteTable(result, session, storage);
+        }
     }
 
-    private static void Write(PerplexityResult result, bool json)
+    private static void WriteTable(PerplexityResult result, LlamaSession session, KvStorage storage)
     {
-        if (!json)
+        Table table = new Table().Border(TableBorder.Simple).AddColumns("perplexity", "mean NLL", "tokens", "windows", "KV cache");
+        table.AddRow(
+            result.Value.ToString("0.0000", CultureInfo.InvariantCulture),
+            result.MeanNll.ToString("0.00000", CultureInfo.InvariantCulture),
+            $"{result.Tokens}",
+            $"{result.NllPerWindow.Count}",
+            KvStorage.Mebibytes(session.KvBytesPeak));
+        Terminal.Out.Write(table);
+        Terminal.Out.WriteLine(storage.Describe(session));
+    }
+
+    private static void WriteJson(PerplexityResult result, LlamaSession session, KvStorage storage) => Terminal.WriteJson(writer =>
+    {
+        writer.WriteStartObject();
+        writer.WritePropertyName("perplexity");
+        writer.WriteFinite(result.Value);
+        writer.WritePropertyName("mean_nll");
+        writer.WriteFinite(result.MeanNll);
+        writer.WriteNumber("tokens", result.Tokens);
+        writer.WriteStartArray("nll_per_window");
+        foreach (double nll in result.NllPerWindow)
         {
-            Table table = new Table().Border(TableBorder.Simple).AddColumns("perplexity", "mean NLL", "tokens", "windows");
-            table.AddRow(
-                result.Value.ToString("0.0000", CultureInfo.InvariantCulture),
-                result.MeanNll.ToString("0.00000", CultureInfo.InvariantCulture),
-                $"{result.Tokens}",
-                $"{result.NllPerWindow.Count}");
-            Terminal.Out.Write(table);
-            return;
+            writer.WriteFinite(nll);
         }
 
-        Terminal.WriteJson(writer =>
-        {
-            writer.WriteStartObject();
-            writer.WritePropertyName("perplexity");
-            writer.WriteFinite(result.Value);
-            writer.WritePropertyName("mean_nll");
-            writer.WriteFinite(result.MeanNll);
-            writer.WriteNumber("tokens", result.Tokens);
-            writer.WriteStartArray("nll_per_window");
-            foreach (double nll in result.NllPerWindow)
-            {
-                writer.WriteFinite(nll);
-            }
-
-            writer.WriteEndArray();
-            writer.WriteEndObject();
-        });
-    }
+        writer.WriteEndArray();
+        storage.WriteTo(writer, session);
+        writer.WriteEndObject();
+    });
 
     private sealed record Plan(int Context, int Windows, int FirstScored, int Prompt, int Continuation);
 }

@@ -19,13 +19,19 @@ internal sealed class RunOptions
     };
 
     private readonly Option<string?> _activations = Choice("--activations", "Inputs of quantised matrices: f32, or i8 in groups of 32.", "f32", "i8");
-    private readonly Option<string?> _kv = Choice("--kv", "Element type of the KV cache; without it f32 with f32 activations and f16 with i8.", "f32", "f16", "bf16");
+    private readonly Option<string?> _kv = Choice(
+        "--kv",
+        "How the KV cache stores numbers: f32, f16 or bf16; i8, one scale per token and head; i8b or i4, scales and zero points per 32 tokens of a key channel and per 32 channels of a value. Without it f32 with f32 activations and f16 with i8.",
+        [.. KvStorage.Names]);
+
+    private readonly Option<int> _rotation = CommonOptions.Number(
+        "--kv-rotation", "Points of a Hadamard rotation of keys and values, which spreads outliers: 16, 32, 64, 128 or 256, a divisor of the head size; 0 is none.", 0, 0, 256);
     private readonly Option<int> _budget = CommonOptions.Number("--kv-budget", "Tokens that the KV cache keeps per layer and head; 0 keeps all.", 0, 0, 1 << 24);
     private readonly Option<string?> _policy = Choice("--policy", "Which tokens stay under a budget; snapkv where it is not given.", "snapkv", "streaming");
 
     public void AddTo(Command command)
     {
-        Option[] options = [_model, _device, _threads, _isa, _activations, _kv, _budget, _policy];
+        Option[] options = [_model, _device, _threads, _isa, _activations, _kv, _rotation, _budget, _policy];
         foreach (Option option in options)
         {
             command.Add(option);
@@ -40,15 +46,32 @@ internal sealed class RunOptions
         return tokens == 0 ? null : new KvBudget(tokens, parsed.GetValue(_policy) is "streaming" ? KvPolicy.Streaming : KvPolicy.SnapKv);
     }
 
+    /// <summary>How the KV cache stores numbers.</summary>
+    /// <exception cref="CommandException">A quantised or rotated cache is to be cut to a budget.</exception>
+    public KvStorage Kv(ParseResult parsed)
+    {
+        KvStorage storage = KvStorage.Named(parsed.GetValue(_kv) ?? (parsed.GetValue(_activations) is "i8" ? "f16" : "f32"));
+        int rotation = parsed.GetValue(_rotation);
+        if (parsed.GetValue(_budget) != 0 && (storage.Format is not KvFormat.Plain || rotation != 0))
+        {
+            throw new CommandException(
+                $"--kv {storage.Name} with --kv-rotation {rotation} comes with --kv-budget, must be f32, f16 or bf16 without rotation, which is what scoring and compaction read; leave out one or the other");
+        }
+
+        return storage with { Rotation = rotation };
+    }
+
     public SessionOptions Session(ParseResult parsed, int capacity)
     {
-        bool int8 = parsed.GetValue(_activations) is "i8";
+        KvStorage storage = Kv(parsed);
         return new SessionOptions
         {
             Capacity = capacity,
             Budget = Budget(parsed),
-            Int8Activations = int8,
-            KvType = DTypes.Parse(parsed.GetValue(_kv) ?? (int8 ? "f16" : "f32")),
+            Int8Activations = parsed.GetValue(_activations) is "i8",
+            KvType = storage.Type,
+            KvFormat = storage.Format,
+            KvRotation = storage.Rotation,
         };
     }
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The KV cache of one sequence: pages that each belong to one KV head of one layer, and the tables that name them.
-using System.Runtime.InteropServices;
 using Strata.Engine.Gguf;
 using Strata.Engine.Models;
 
@@ -11,9 +10,8 @@ internal sealed class PagedKvCache : IDisposable
 {
     private readonly LlamaConfig _config;
     private readonly PagePool _pool;
-    private readonly DeviceBuffer _keys;
-    private readonly DeviceBuffer _values;
-    private readonly DeviceTensor<int> _positions;
+    private readonly KvPageFormat _format;
+    private readonly KvPages _pages;
     private readonly DeviceTensor<int> _deviceTables;
     private readonly DeviceTensor<int> _deviceLengths;
     private readonly int[] _tables;
@@ -21,59 +19,62 @@ internal sealed class PagedKvCache : IDisposable
     private readonly KvCache[] _layers;
 
     /// <param name="device">Where the pages are.</param>
-    /// <param name="config">Layers, KV heads and head size.</param>
-    /// <param name="type">Element type of keys and values.</param>
-    /// <param name="pageSize">Tokens per page.</param>
+    /// <param name="config">Layers and KV heads.</param>
+    /// <param name="format">The form of a page.</param>
     /// <param name="capacity">Most tokens that a head may hold at one time.</param>
-    public PagedKvCache(Device device, LlamaConfig config, DType type, int pageSize, int capacity)
+    public PagedKvCache(Device device, LlamaConfig config, KvPageFormat format, int capacity)
     {
         _config = config;
-        PageSize = pageSize;
-        MaxPages = (capacity + pageSize - 1) / pageSize;
+        _format = format;
+        MaxPages = (capacity + PageSize - 1) / PageSize;
         int heads = config.Layers * config.KvHeads;
         long pages = (long)heads * MaxPages;
-        if (!SizeMath.TryMultiply(pages, (long)pageSize * config.HeadDim * type.Size(), out long bytes) || pages > int.MaxValue)
+        if (!SizeMath.TryMultiply(pages, format.Bytes, out _) || pages > int.MaxValue)
         {
             throw new ArgumentOutOfRangeException(
                 nameof(capacity), $"cache: {capacity} tokens for {heads} heads are asked for, must fit {int.MaxValue} pages; lower the number of tokens");
         }
 
         _pool = new PagePool((int)pages);
-        BytesPerPage = (2 * (bytes / pages)) + (pageSize * sizeof(int));
         _tables = new int[pages];
         _lengths = new int[heads];
-        _keys = device.Allocate(bytes);
-        _values = device.Allocate(bytes);
-        _positions = device.Allocate<int>(pages, 1, pageSize);
+        _pages = new KvPages(device, format, (int)pages, heads);
         _deviceTables = device.Allocate<int>(config.Layers, config.KvHeads, MaxPages);
         _deviceLengths = device.Allocate<int>(config.Layers, config.KvHeads);
-        TensorView keys = TensorView.Borrow(_keys.Pointer, type, [pages, 1, pageSize, config.HeadDim], _keys);
-        TensorView values = TensorView.Borrow(_values.Pointer, type, [pages, 1, pageSize, config.HeadDim], _values);
-        _layers = [.. Enumerable.Range(0, config.Layers).Select(layer => new KvCache
-        {
-            Keys = keys,
-            Values = values,
-            PageTable = _deviceTables.View.Slice(layer, 1),
-            Lengths = _deviceLengths.View.Slice(layer, 1),
-            Positions = _positions,
-        })];
+        _layers = [.. Enumerable.Range(0, config.Layers).Select(layer =>
+            _pages.Layer(_deviceTables.View.Slice(layer, 1), _deviceLengths.View.Slice(layer, 1), layer * config.KvHeads))];
         Clear();
     }
 
-    public int PageSize { get; }
+    public int PageSize => _format.PageSize;
 
     /// <summary>Most pages of one head.</summary>
     public int MaxPages { get; }
 
-    /// <summary>Bytes of one page: keys, values and positions.</summary>
-    public long BytesPerPage { get; }
+    /// <summary>Bytes of the pages in use, scales included.</summary>
+    public long BytesLive => _pool.Live * _format.Bytes;
 
-    public long BytesLive => _pool.Live * BytesPerPage;
+    public long BytesPeak => _pool.Peak * _format.Bytes;
 
-    public long BytesPeak => _pool.Peak * BytesPerPage;
+    /// <summary>Bytes that hold the keys of blocks that are not full, however many tokens there are.</summary>
+    public long TailBytes => _lengths.Length * _format.TailBytes;
+
+    /// <summary>Bytes of the pages over those that plain fp16 numbers would take.</summary>
+    public double RatioToF16 => _format.RatioToF16;
 
     /// <summary>Most tokens that any head holds.</summary>
     public int Longest => _lengths.Max();
+
+    /// <summary>Whether head by head every layer holds as many tokens as the first.</summary>
+    public bool LayersAreAlike
+    {
+        get
+        {
+            // A list that equals itself shifted by a layer repeats its first layer.
+            ReadOnlySpan<int> lengths = _lengths;
+            return lengths[_config.KvHeads..].SequenceEqual(lengths[..^_config.KvHeads]);
+        }
+    }
 
     public KvCache Layer(int layer) => _layers[layer];
 
@@ -83,11 +84,15 @@ internal sealed class PagedKvCache : IDisposable
     public int[] Positions(int layer, int head)
     {
         int index = (layer * _config.KvHeads) + head;
+        if (!_format.Positions)
+        {
+            return [.. Enumerable.Range(0, _lengths[index])];
+        }
+
         int[] positions = new int[Pages(_lengths[index]) * PageSize];
         for (int page = 0; page < Pages(_lengths[index]); page++)
         {
-            long offset = (long)_tables[(index * MaxPages) + page] * PageSize * sizeof(int);
-            _positions.Buffer.CopyTo(MemoryMarshal.AsBytes(positions.AsSpan(page * PageSize, PageSize)), offset);
+            _pages.CopyPositions(_tables[(index * MaxPages) + page], positions.AsSpan(page * PageSize, PageSize));
         }
 
         return positions[.._lengths[index]];
@@ -146,9 +151,7 @@ internal sealed class PagedKvCache : IDisposable
 
     public void Dispose()
     {
-        _keys.Dispose();
-        _values.Dispose();
-        _positions.Dispose();
+        _pages.Dispose();
         _deviceTables.Dispose();
         _deviceLengths.Dispose();
     }

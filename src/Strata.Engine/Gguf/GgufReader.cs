@@ -180,6 +180,18 @@ public sealed class GgufReader : IDisposable
             : throw GgufCursor.Error(value.Offset, "value of", key, number.ToString(CultureInfo.InvariantCulture), "finite", "convert the model again");
     }
 
+    /// <summary>A metadata float above 0.</summary>
+    /// <param name="key">The key.</param>
+    /// <returns>The value, or null where the key is absent.</returns>
+    /// <exception cref="StrataFormatException">It is of another type, not finite, or not above 0.</exception>
+    public float? FindPositive(string key)
+    {
+        float? number = FindFloat(key);
+        return number is <= 0
+            ? throw GgufCursor.Error(_header.Values[key].Offset, "value of", key, number.Value.ToString(CultureInfo.InvariantCulture), "above 0", "convert the model again")
+            : number;
+    }
+
     /// <summary>A metadata bool.</summary>
     /// <param name="key">The key.</param>
     /// <returns>The value, or null where the key is absent.</returns>

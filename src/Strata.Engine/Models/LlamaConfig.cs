@@ -36,14 +36,8 @@ public sealed record LlamaConfig
     /// <summary>Added to the mean square under the root of RMSNorm.</summary>
     public required float NormEpsilon { get; init; }
 
-    /// <summary>Base of the rotary frequencies.</summary>
-    public required float RopeBase { get; init; }
-
-    /// <summary>Channels of a head that rotate; even.</summary>
-    public required int RopeDims { get; init; }
-
-    /// <summary>Factor on positions before they rotate; 1 unless the file scales its context linearly.</summary>
-    public required float RopeScale { get; init; }
+    /// <summary>How queries and keys turn with their position; the factors that a file may have for single frequencies come with its weights.</summary>
+    public required RopeParameters Rope { get; init; }
 
     /// <summary>Reads the shape from the metadata.</summary>
     /// <param name="reader">The file.</param>
@@ -69,19 +63,13 @@ public sealed record LlamaConfig
         int kvHeads = reader.FindInteger("llama.attention.head_count_kv", 1, MostHeads) ?? queryHeads;
         int headDim = reader.FindInteger("llama.attention.key_length", 1, MostChannels) ?? width / queryHeads;
         int valueDim = reader.FindInteger("llama.attention.value_length", 1, MostChannels) ?? headDim;
-        int ropeDims = reader.FindInteger("llama.rope.dimension_count", 1, MostChannels) ?? headDim;
         if (queryHeads % kvHeads != 0 || headDim == 0 || valueDim != headDim)
         {
             throw new StrataFormatException(
                 $"model: {queryHeads} query heads, {kvHeads} KV heads, key size {headDim} and value size {valueDim} is what the file has, must be a multiple of the KV heads and two equal sizes above 0; use a model of that form");
         }
 
-        if (ropeDims > headDim || ropeDims % 2 != 0)
-        {
-            throw new StrataFormatException(
-                $"model: 'llama.rope.dimension_count' is {ropeDims}, must be even and at most the head size {headDim}; convert the model again");
-        }
-
+        int contextLength = reader.GetInteger("llama.context_length", 1, MostContext);
         return new LlamaConfig
         {
             Layers = reader.GetInteger("llama.block_count", 1, MostLayers),
@@ -90,29 +78,9 @@ public sealed record LlamaConfig
             QueryHeads = queryHeads,
             KvHeads = kvHeads,
             HeadDim = headDim,
-            ContextLength = reader.GetInteger("llama.context_length", 1, MostContext),
-            NormEpsilon = Positive(reader, "llama.attention.layer_norm_rms_epsilon", 1e-5f),
-            RopeBase = Positive(reader, "llama.rope.freq_base", 10_000f),
-            RopeDims = ropeDims,
-            RopeScale = ReadRopeScale(reader),
+            ContextLength = contextLength,
+            NormEpsilon = reader.FindPositive("llama.attention.layer_norm_rms_epsilon") ?? 1e-5f,
+            Rope = RopeMetadata.Read(reader, headDim, contextLength),
         };
-    }
-
-    private static float ReadRopeScale(GgufReader reader)
-    {
-        string scaling = reader.FindString("llama.rope.scaling.type") ?? "none";
-        if (scaling is not ("none" or "linear") || reader.FindTensor("rope_freqs.weight") is not null)
-        {
-            string got = reader.FindTensor("rope_freqs.weight") is null ? GgufCursor.Quote(scaling) : "a table of frequencies";
-            throw new StrataFormatException($"model: rope scaling is {got}, must be 'none' or 'linear'; use a model with one of these");
-        }
-
-        return scaling is "linear" ? 1 / Positive(reader, "llama.rope.scaling.factor", 1f) : 1f;
-    }
-
-    private static float Positive(GgufReader reader, string key, float otherwise)
-    {
-        float value = reader.FindFloat(key) ?? otherwise;
-        return value > 0 ? value : throw new StrataFormatException($"model: {GgufCursor.Quote(key)} is {value}, must be above 0; convert the model again");
     }
 }

@@ -28,8 +28,8 @@ internal sealed class LlamaForward : IDisposable
     private readonly DeviceTensor<float> _up;
     private readonly DeviceTensor<float> _logits;
     private readonly float[] _hostLogits;
+    private readonly DeviceTensor<int>? _plan;
     private readonly DeviceBuffer? _workspace;
-    private readonly RopeParameters _rope;
 
     public LlamaForward(LlamaModel model, SessionOptions options, PagedKvCache cache, QueryWindow? queryWindow)
     {
@@ -39,8 +39,6 @@ internal sealed class LlamaForward : IDisposable
         _options = options;
         _cache = cache;
         _queryWindow = queryWindow;
-        _rope = new RopeParameters { Mode = RopeMode.Interleaved, Dims = _config.RopeDims, Base = _config.RopeBase, FrequencyScale = _config.RopeScale };
-
         int tokens = Math.Min(options.ChunkTokens, options.Capacity);
         int queryChannels = _config.QueryHeads * _config.HeadDim;
         int keyChannels = _config.KvHeads * _config.HeadDim;
@@ -58,8 +56,12 @@ internal sealed class LlamaForward : IDisposable
         int logitRows = Math.Min(options.LogitRows, tokens);
         _logits = Own(_device.Allocate<float>(logitRows, model.VocabularySize));
         _hostLogits = _device.IsHostMemory ? [] : new float[model.VocabularySize];
+        // On a GPU a run without a plan begins with a kernel that makes one. On the CPU making one costs no more than checking a given one.
+        _plan = _device.Id is "cpu" ? null : Own(_device.Allocate<int>(Attention(0, tokens, Capacity).PlanWords(_device)));
         _workspace = Workspace.Allocate(_device, WorkspaceBytes(tokens, logitRows));
     }
+
+    private int Capacity => _cache.MaxPages * _cache.PageSize;
 
     /// <summary>Runs tokens whose places in the cache have been reserved; their residual stream stays for <see cref="ComputeLogits"/>.</summary>
     public void Run(ReadOnlySpan<int> ids, int position)
@@ -75,9 +77,15 @@ internal sealed class LlamaForward : IDisposable
         _positions.Buffer.CopyFrom(MemoryMarshal.AsBytes<int>(positions));
         new Embed { Ids = _ids.View.Slice(0, tokens), Y = Rows(_residual, tokens), W = _model.Embedding }.Run(_device, _workspace);
         int longest = _cache.Longest;
+        bool planned = _plan is not null && _cache.LayersAreAlike;
+        if (planned)
+        {
+            Attention(0, tokens, longest).PlanOnDevice(_device, _plan!);
+        }
+
         for (int layer = 0; layer < _config.Layers; layer++)
         {
-            Attend(layer, tokens, longest);
+            Attend(layer, tokens, longest, planned ? _plan : null);
             FeedForward(_model.Layers[layer], tokens);
         }
     }
@@ -121,7 +129,7 @@ internal sealed class LlamaForward : IDisposable
         return tensor;
     }
 
-    private void Attend(int layer, int tokens, int longest)
+    private void Attend(int layer, int tokens, int longest, DeviceTensor<int>? plan)
     {
         LlamaLayer weights = _model.Layers[layer];
         TensorView residual = Rows(_residual, tokens);
@@ -132,10 +140,10 @@ internal sealed class LlamaForward : IDisposable
         Multiply(normed, weights.Query, Rows(_queries, tokens)).Run(_device, _workspace);
         Multiply(normed, weights.Key, Rows(_keys, tokens)).Run(_device, _workspace);
         Multiply(normed, weights.Value, Rows(_values, tokens)).Run(_device, _workspace);
-        new Rope { X = queries, Positions = positions, Y = queries, Parameters = _rope }.Run(_device, _workspace);
+        Turn(queries, positions).Run(_device, _workspace);
         Append(layer, tokens, positions).Run(_device, _workspace);
         _queryWindow?.Store(layer, queries);
-        Attention(layer, tokens, longest).Run(_device, _workspace);
+        Attention(layer, tokens, longest, plan).Run(_device, _workspace);
         Multiply(Rows(_attended, tokens), weights.AttentionOutput, normed).Run(_device, _workspace);
         new Elementwise { A = residual, B = normed, Y = residual, Function = ElementwiseFunction.Add }.Run(_device, _workspace);
     }
@@ -161,22 +169,27 @@ internal sealed class LlamaForward : IDisposable
     private Qgemm Multiply(TensorView x, PackedWeight w, TensorView y) =>
         new() { X = x, W = w, Y = y, Int8Activations = _options.Int8Activations && w.Format is not (WeightFormat.F32 or WeightFormat.F16 or WeightFormat.BF16) };
 
+    private Rope Turn(TensorView queries, TensorView positions) =>
+        new() { X = queries, Positions = positions, Y = queries, Parameters = _config.Rope, FrequencyFactors = _model.FrequencyFactors };
+
     private KvAppend Append(int layer, int tokens, TensorView positions) => new()
     {
         Cache = _cache.Layer(layer),
         Keys = Heads(_keys, tokens, _config.KvHeads),
         Values = Heads(_values, tokens, _config.KvHeads),
         Positions = positions,
-        Rope = _rope,
+        Rope = _config.Rope,
+        FrequencyFactors = _model.FrequencyFactors,
     };
 
-    private KvAttention Attention(int layer, int tokens, int longest) => new()
+    private KvAttention Attention(int layer, int tokens, int longest, DeviceTensor<int>? plan = null) => new()
     {
         Cache = _cache.Layer(layer),
         Q = Heads(_queries, tokens, _config.QueryHeads),
         Output = Heads(_attended, tokens, _config.QueryHeads),
         Causal = true,
         MaxLength = longest,
+        Plan = plan,
     };
 
     // Workspaces grow with every extent, so the largest pass gives the bound for all.
@@ -200,9 +213,9 @@ internal sealed class LlamaForward : IDisposable
             Include(Multiply(Rows(_gate, tokens), layer.Down, normed).WorkspaceBytes(_device));
         }
 
-        Include(new Rope { X = queries, Positions = positions, Y = queries, Parameters = _rope }.WorkspaceBytes(_device));
+        Include(Turn(queries, positions).WorkspaceBytes(_device));
         Include(Append(0, tokens, positions).WorkspaceBytes(_device));
-        Include(Attention(0, tokens, _cache.MaxPages * _cache.PageSize).WorkspaceBytes(_device));
+        Include(Attention(0, tokens, Capacity).WorkspaceBytes(_device));
         Include(new Elementwise { A = Rows(_gate, tokens), B = Rows(_up, tokens), Y = Rows(_gate, tokens), Function = ElementwiseFunction.SiluMul }.WorkspaceBytes(_device));
         Include(Multiply(Rows(_normed, logitRows), _model.Output, _logits).WorkspaceBytes(_device));
         return bytes;

@@ -33,6 +33,9 @@ public sealed class LlamaModel : IDisposable
 
     internal DeviceTensor<float> OutputNorm { get; private set; } = null!;
 
+    /// <summary>What the frequency of each rotating pair is divided by; null where the file has no such factors.</summary>
+    internal DeviceTensor<float>? FrequencyFactors { get; private set; }
+
     internal LlamaLayer[] Layers { get; private set; } = [];
 
     /// <summary>Packs the weights of a file for a device.</summary>
@@ -82,6 +85,7 @@ public sealed class LlamaModel : IDisposable
         VocabularySize = checked((int)Embedding.N);
         OutputNorm = loader.Vector("output_norm.weight", config.Width);
         Output = loader.Has("output.weight") ? loader.Matrix("output.weight", VocabularySize, config.Width) : Embedding;
+        FrequencyFactors = loader.Has("rope_freqs.weight") ? loader.PositiveVector("rope_freqs.weight", config.Rope.Dims / 2) : null;
         Layers = new LlamaLayer[config.Layers];
         for (int i = 0; i < Layers.Length; i++)
         {

@@ -31,7 +31,7 @@ public sealed class LlamaSession : IDisposable
         options.Check();
         _model = model;
         _options = options;
-        _cache = new PagedKvCache(model.Device, model.Config, options.KvType, options.PageSize, options.Capacity);
+        _cache = new PagedKvCache(model.Device, model.Config, KvPageFormat.Of(options, model.Config.HeadDim, model.Device), options.Capacity);
         _evictor = options.Budget is { } budget ? new KvEvictor(model.Device, model.Config, _cache, budget) : null;
         _forward = new LlamaForward(model, options, _cache, _evictor?.Queries);
     }
@@ -42,11 +42,17 @@ public sealed class LlamaSession : IDisposable
     /// <summary>Most tokens that any KV head holds.</summary>
     public int LiveTokens => _cache.Longest;
 
-    /// <summary>Bytes of the cache pages in use.</summary>
+    /// <summary>Bytes of the cache pages in use: keys, values, their scales, and under a budget positions.</summary>
     public long KvBytesLive => _cache.BytesLive;
 
     /// <summary>Most bytes of cache pages that were in use at one time.</summary>
     public long KvBytesPeak => _cache.BytesPeak;
+
+    /// <summary>Bytes beside the pages: the keys of blocks that are not full, which wait there for their scales. The same for any number of tokens, 0 without blocks.</summary>
+    public long KvBytesTail => _cache.TailBytes;
+
+    /// <summary>Bytes of the pages over those that plain fp16 keys and values would take.</summary>
+    public double KvRatioToF16 => _cache.RatioToF16;
 
     /// <summary>Logits after the last token of the last call to <see cref="Prefill"/> or <see cref="Step"/>; overwritten by the next call.</summary>
     public ReadOnlySpan<float> Logits => _forward.HostLogits(0);

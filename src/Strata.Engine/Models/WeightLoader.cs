@@ -36,18 +36,21 @@ internal sealed class WeightLoader(GgufReader reader, Device device, List<IDispo
     }
 
     /// <summary>A vector of fp32 values.</summary>
-    public DeviceTensor<float> Vector(string name, int length)
+    public DeviceTensor<float> Vector(string name, int length) => Upload(Values(name, length));
+
+    /// <summary>A vector of fp32 values that are finite and above 0.</summary>
+    public DeviceTensor<float> PositiveVector(string name, int length)
     {
-        GgufTensorInfo tensor = Find(name);
-        if (tensor.Type != GgufType.F32 || tensor.Columns != length || tensor.Rows != 1)
+        ReadOnlySpan<float> values = Values(name, length);
+        foreach (float value in values)
         {
-            throw new StrataFormatException(
-                $"model: tensor {GgufCursor.Quote(name)} is {tensor.Rows} x {tensor.Columns} of type {tensor.Type}, must be {length} values of type F32; convert the model again");
+            if (value is not (> 0 and < float.PositiveInfinity))
+            {
+                throw new StrataFormatException($"model: tensor {GgufCursor.Quote(name)} has the value {value}, must have finite ones above 0; convert the model again");
+            }
         }
 
-        DeviceTensor<float> vector = device.Upload(MemoryMarshal.Cast<byte, float>(reader.Rows(tensor, 0, 1)), length);
-        owned.Add(vector);
-        return vector;
+        return Upload(values);
     }
 
     /// <summary>Ends with an exception where the file has tensors that nothing asked for: leaving out a bias or an adapter would give wrong text without a word.</summary>
@@ -58,6 +61,22 @@ internal sealed class WeightLoader(GgufReader reader, Device device, List<IDispo
             throw new StrataFormatException(
                 $"model: tensor {GgufCursor.Quote(other.Name)} is not part of the Llama architecture as run here, must be absent; use a model without it");
         }
+    }
+
+    private ReadOnlySpan<float> Values(string name, int length)
+    {
+        GgufTensorInfo tensor = Find(name);
+        return tensor.Type == GgufType.F32 && tensor.Columns == length && tensor.Rows == 1
+            ? MemoryMarshal.Cast<byte, float>(reader.Rows(tensor, 0, 1))
+            : throw new StrataFormatException(
+                $"model: tensor {GgufCursor.Quote(name)} is {tensor.Rows} x {tensor.Columns} of type {tensor.Type}, must be {length} values of type F32; convert the model again");
+    }
+
+    private DeviceTensor<float> Upload(ReadOnlySpan<float> values)
+    {
+        DeviceTensor<float> vector = device.Upload(values, values.Length);
+        owned.Add(vector);
+        return vector;
     }
 
     private GgufTensorInfo Find(string name)

@@ -67,6 +67,25 @@ internal sealed class ToolTests
         }
     }
 
+    [TestCase("f16", 1.0)]
+    [TestCase("i8", 0.515625)]
+    [TestCase("i8b", 0.5625)]
+    [TestCase("i4", 0.3125)]
+    public void TheFormatOfTheCacheIsReportedWithItsBytes(string kv, double ratio)
+    {
+        string passage = TinyModel.Text[..1000];
+        using JsonDocument document = RunJson("generate", "-m", TinyModel.Path, "-p", passage, "-n", "4", "--kv", kv, "--kv-rotation", "32", "--json");
+        JsonElement root = document.RootElement;
+        Assert.That(root.GetProperty("kv_format").GetString(), Is.EqualTo(kv));
+        Assert.That(root.GetProperty("kv_rotation").GetInt32(), Is.EqualTo(32));
+        Assert.That(root.GetProperty("kv_ratio_to_f16").GetDouble(), Is.EqualTo(ratio));
+        Assert.That(root.GetProperty("kv_bytes_tail").GetInt64(), Is.EqualTo(kv is "i8b" or "i4" ? 4 * 2 * 32 * 64 * 2 : 0));
+
+        // 4 layers, 2 heads, 64 channels of keys and values, whole pages of 64 tokens.
+        int pages = (root.GetProperty("prompt_ids").GetArrayLength() + 3 + 63) / 64;
+        Assert.That(root.GetProperty("kv_bytes_live").GetInt64(), Is.EqualTo((long)(pages * 4 * 2 * 64 * 64 * 2 * 2 * ratio)));
+    }
+
     [Test]
     public void ATextOnATerminalIsTheTextAlone()
     {
@@ -87,6 +106,8 @@ internal sealed class ToolTests
             using JsonDocument windows = RunJson("perplexity", "-m", TinyModel.Path, "-f", text, "--context", "256", "--windows", "2", "--json");
             Assert.That(windows.RootElement.GetProperty("tokens").GetInt32(), Is.EqualTo(510));
             Assert.That(windows.RootElement.GetProperty("nll_per_window").GetArrayLength(), Is.EqualTo(2));
+            Assert.That(windows.RootElement.GetProperty("kv_format").GetString(), Is.EqualTo("f32"));
+            Assert.That(windows.RootElement.GetProperty("kv_bytes_peak").GetInt64(), Is.GreaterThan(0));
             double mean = windows.RootElement.GetProperty("mean_nll").GetDouble();
             Assert.That(windows.RootElement.GetProperty("perplexity").GetDouble(), Is.EqualTo(Math.Exp(mean)).Within(1e-9));
 
@@ -112,6 +133,9 @@ internal sealed class ToolTests
     [TestCase("generate", "-m", "MODEL", "-p", "x", "-n", "-1")]
     [TestCase("generate", "-m", "MODEL", "-p", "x", "-n", "many")]
     [TestCase("generate", "-m", "MODEL", "-p", "x", "--kv", "i2")]
+    [TestCase("generate", "-m", "MODEL", "-p", "x", "--kv", "i4", "--kv-budget", "4")]
+    [TestCase("generate", "-m", "MODEL", "-p", "x", "--kv-rotation", "32", "--kv-budget", "4")]
+    [TestCase("generate", "-m", "MODEL", "-p", "x", "--kv-rotation", "48")]
     [TestCase("generate", "-m", "MODEL", "-p", "x", "--policy", "none", "--kv-budget", "4")]
     [TestCase("perplexity", "-m", "MODEL")]
     [TestCase("perplexity", "-m", "MODEL", "-f", "/nowhere.txt")]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes GGUF files field by field, right or deliberately wrong.
 using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using System.Text;
 using Strata.Engine.Gguf;
 
@@ -23,7 +24,10 @@ internal sealed class GgufBuilder
 
     public int Alignment { get; set; } = 32;
 
+    /// <summary>Bytes of counting numbers as data, in front of <see cref="Data"/>.</summary>
     public int DataBytes { get; set; }
+
+    public List<byte> Data { get; } = [];
 
     public bool PadBeforeData { get; set; } = true;
 
@@ -59,6 +63,33 @@ internal sealed class GgufBuilder
         return bytes;
     }
 
+    /// <summary>Adds a value of the metadata: text, a whole number or a float; null adds nothing.</summary>
+    public void Add(string key, object? value)
+    {
+        if (value is not null)
+        {
+            Pairs.Add(value switch
+            {
+                string text => Pair(key, GgufValueType.Text, Text(text)),
+                uint number => Pair(key, GgufValueType.U32, U32(number)),
+                float number => Pair(key, GgufValueType.F32, BitConverter.GetBytes(number)),
+                _ => throw new ArgumentException($"metadata: {value.GetType()} is given, must be string, uint or float; convert it", nameof(value)),
+            });
+        }
+    }
+
+    /// <summary>Adds a tensor of floats and its data; extents from the innermost.</summary>
+    public void Add(string name, ulong[] extents, ReadOnlySpan<float> values)
+    {
+        while (Data.Count % Alignment != 0)
+        {
+            Data.Add(0);
+        }
+
+        Tensors.Add(new(name, extents, GgufType.F32, (ulong)Data.Count));
+        Data.AddRange(MemoryMarshal.AsBytes(values));
+    }
+
     public byte[] Build()
     {
         List<byte> file = [.. Magic, .. U32(Version), .. U64(TensorCount ?? (ulong)Tensors.Count), .. U64(PairCount ?? (ulong)Pairs.Count)];
@@ -82,6 +113,7 @@ internal sealed class GgufBuilder
             file.Add((byte)i);
         }
 
+        file.AddRange(Data);
         return [.. file];
     }
 

@@ -16,8 +16,8 @@ internal sealed class LlamaConfigTests
         using GgufReader reader = GgufReader.Open(TinyModel.Path);
         LlamaConfig config = LlamaConfig.Read(reader);
         Assert.That((config.Layers, config.Width, config.FeedForward), Is.EqualTo((4, 256, 768)));
-        Assert.That((config.QueryHeads, config.KvHeads, config.HeadDim, config.RopeDims), Is.EqualTo((4, 2, 64, 64)));
-        Assert.That((config.ContextLength, config.NormEpsilon, config.RopeBase, config.RopeScale), Is.EqualTo((1024, 1e-5f, 10_000f, 1f)));
+        Assert.That((config.QueryHeads, config.KvHeads, config.HeadDim, config.Rope.Dims), Is.EqualTo((4, 2, 64, 64)));
+        Assert.That((config.ContextLength, config.NormEpsilon, config.Rope.Base, config.Rope.FrequencyScale), Is.EqualTo((1024, 1e-5f, 10_000f, 1f)));
     }
 
     [TestCase("general.architecture", "qwen2", "architecture")]
@@ -35,7 +35,10 @@ internal sealed class LlamaConfigTests
     [TestCase("llama.rope.freq_base", float.NaN, "freq_base")]
     [TestCase("llama.attention.layer_norm_rms_epsilon", 0f, "epsilon")]
     [TestCase("llama.expert_count", 8u, "expert_count")]
-    [TestCase("llama.rope.scaling.type", "yarn", "scaling")]
+    [TestCase("llama.rope.scaling.type", "longrope", "'none', 'linear' or 'yarn'")]
+    [TestCase("llama.rope.scaling.type", "yarn", "scaling.factor")]
+    [TestCase("llama.rope.scaling.factor", 0f, "scaling.factor")]
+    [TestCase("llama.rope.scaling.attn_factor", -1f, "attn_factor")]
     [TestCase("llama.context_length", "long", "context_length")]
     [TestCase("llama.feed_forward_length", 1.5f, "feed_forward_length")]
     public void AnImpossibleShapeIsRefused(string key, object value, string named)
@@ -56,11 +59,49 @@ internal sealed class LlamaConfigTests
         Assert.That(() => LlamaConfig.Read(reader), Throws.TypeOf<StrataFormatException>().With.Message.Contains(key).And.Message.Contains("missing"));
     }
 
-    [Test]
-    public void LinearScalingDividesPositions()
+    [TestCase("linear", "llama.rope.scaling.factor", 0.25f)]
+    [TestCase(null, "llama.rope.scaling.factor", 0.25f)]
+    [TestCase(null, "llama.rope.scale_linear", 0.25f)]
+    [TestCase("none", "llama.rope.scaling.factor", 1f)]
+    public void LinearScalingDividesPositions(string? type, string key, float scale)
     {
-        using GgufReader reader = With(("llama.rope.scaling.type", "linear"), ("llama.rope.scaling.factor", 4f));
-        Assert.That(LlamaConfig.Read(reader).RopeScale, Is.EqualTo(0.25f));
+        using GgufReader reader = With(("llama.rope.scaling.type", type), (key, 4f));
+        RopeParameters rope = LlamaConfig.Read(reader).Rope;
+        Assert.That((rope.FrequencyScale, rope.YarnContext, rope.Magnitude), Is.EqualTo((scale, 0, 1f)));
+    }
+
+    [Test]
+    public void YarnIsReadWithItsDefaults()
+    {
+        using GgufReader reader = With(("llama.rope.scaling.type", "yarn"), ("llama.rope.scaling.factor", 4f));
+        RopeParameters rope = LlamaConfig.Read(reader).Rope;
+        Assert.That((rope.FrequencyScale, rope.YarnContext, rope.YarnBetaFast, rope.YarnBetaSlow), Is.EqualTo((0.25f, 128, 32f, 1f)));
+        Assert.That(rope.Magnitude, Is.EqualTo(1 + (0.1 * Math.Log(4))).Within(1e-6));
+    }
+
+    [Test]
+    public void YarnIsReadAsTheFileHasIt()
+    {
+        using GgufReader reader = With(
+            ("llama.rope.scaling.type", "yarn"),
+            ("llama.rope.scaling.factor", 8f),
+            ("llama.rope.scaling.original_context_length", 64u),
+            ("llama.rope.scaling.attn_factor", 0.5f),
+            ("llama.rope.scaling.yarn_beta_fast", 16f),
+            ("llama.rope.scaling.yarn_beta_slow", 2f),
+            ("llama.rope.scaling.yarn_attn_factor", 3f));
+        RopeParameters rope = LlamaConfig.Read(reader).Rope;
+        Assert.That((rope.FrequencyScale, rope.YarnContext, rope.YarnBetaFast, rope.YarnBetaSlow), Is.EqualTo((0.125f, 64, 16f, 2f)));
+        Assert.That(rope.Magnitude, Is.EqualTo(1.5 * (1 + (0.1 * Math.Log(8)))).Within(1e-6));
+    }
+
+    [TestCase("yarn_ext_factor", 0.5f)]
+    [TestCase("yarn_log_multiplier", 0.1f)]
+    public void AnotherYarnIsRefused(string key, float value)
+    {
+        using GgufReader reader = With(
+            ("llama.rope.scaling.type", "yarn"), ("llama.rope.scaling.factor", 4f), ("llama.rope.scaling." + key, value));
+        Assert.That(() => LlamaConfig.Read(reader), Throws.TypeOf<StrataFormatException>().With.Message.Contains(key).And.Message.Contains("must be"));
     }
 
     private static GgufReader With(string key, object? value) => With((key, value));
@@ -86,20 +127,7 @@ internal sealed class LlamaConfigTests
         var builder = new GgufBuilder();
         foreach ((string key, object? value) in values)
         {
-            switch (value)
-            {
-                case string text:
-                    builder.Pairs.Add(GgufBuilder.Pair(key, GgufValueType.Text, GgufBuilder.Text(text)));
-                    break;
-                case uint number:
-                    builder.Pairs.Add(GgufBuilder.Pair(key, GgufValueType.U32, GgufBuilder.U32(number)));
-                    break;
-                case float number:
-                    builder.Pairs.Add(GgufBuilder.Pair(key, GgufValueType.F32, BitConverter.GetBytes(number)));
-                    break;
-                default:
-                    break;
-            }
+            builder.Add(key, value);
         }
 
         return GgufReader.Open((ReadOnlySpan<byte>)builder.Build());

@@ -17,6 +17,7 @@ public sealed unsafe partial class HostileArgumentTests
     private const int Variations = 4000;
 
     private static readonly string[] s_verbs = ["supported", "workspace", "run"];
+    private static readonly string[] s_callsOfOps = [.. s_verbs, "plan", "plan_words"];
     private static readonly long[] s_longs = [0, 1, 2, 3, 7, 16, 31, 33, 64, 127, 256, 4095, -1, -2, int.MaxValue, int.MinValue, 1L << 32, 1L << 46, (1L << 46) + 1, 1L << 62, long.MaxValue, long.MinValue];
     private static readonly int[] s_ints = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 128, 255, 257, 4096, -1, -2, 1 << 16, 1 << 24, 1 << 30, int.MaxValue, int.MinValue, unchecked((int)0x7fc00000), 0x7f800000];
 
@@ -38,7 +39,7 @@ public sealed unsafe partial class HostileArgumentTests
     {
         int status = Call(name, 0, 0, 0, 0, 0, 0);
         Assert.That(status, Is.EqualTo(Native.STRATA_E_ARGUMENT), name);
-        string? verb = s_verbs.FirstOrDefault(v => name.EndsWith("_" + v, StringComparison.Ordinal));
+        string? verb = s_callsOfOps.FirstOrDefault(v => name.EndsWith("_" + v, StringComparison.Ordinal));
         AssertSentence(verb is null ? name["strata_".Length..] : name["strata_".Length..^(verb.Length + 1)]);
     }
 
@@ -128,6 +129,46 @@ public sealed unsafe partial class HostileArgumentTests
         Assert.That(refused, Is.GreaterThan(Variations / 2), $"{accepted} calls were accepted");
     }
 
+    [Test]
+    public void Plan_AbsurdArguments_StatusAndSentence()
+    {
+        using Device device = Device.Open("cpu", threads: 1);
+        var random = new Random(20260102);
+        byte* block = (byte*)NativeMemory.AlignedAlloc(BlockBytes, 64);
+        int* plan = (int*)NativeMemory.AlignedAlloc(BlockBytes, 64);
+        long* words = stackalloc long[1];
+        int refused = 0;
+        try
+        {
+            IReadOnlyList<RecordedCall> calls = RecordedCall.Of(Harness("kv_attention"));
+            for (int variation = 0; variation < Variations; variation++)
+            {
+                RecordedCall call = calls[variation % calls.Count];
+                Prepare(call, block, null);
+                for (int change = random.Next(1, 4); change > 0; change--) Mutate(call, block, null, random);
+                int place = random.Next(8) == 0 ? s_ints[random.Next(s_ints.Length)] : random.Next(2);
+                long room = random.Next(4) == 0 ? random.Next() % (BlockBytes / sizeof(int)) : BlockBytes / sizeof(int);
+                foreach (int status in new[]
+                {
+                    Call("strata_kv_attention_plan_words", (nint)device.Handle.Pointer, (nint)block, (nint)words, 0, 0, 0),
+                    Call("strata_kv_attention_plan", (nint)device.Handle.Pointer, (nint)block, (nint)plan, (nint)room, place, 0),
+                })
+                {
+                    if (status == 0) continue;
+                    refused++;
+                    Assert.That(status, Is.InRange(100, 199), $"variation {variation}: {StrataException.LastError()}");
+                    AssertSentence("kv_attention");
+                }
+            }
+        }
+        finally
+        {
+            NativeMemory.AlignedFree(block);
+            NativeMemory.AlignedFree(plan);
+        }
+        Assert.That(refused, Is.GreaterThan(Variations / 2));
+    }
+
     [TestCase("")]
     [TestCase("cuda")]
     [TestCase("cuda:")]
@@ -148,7 +189,7 @@ public sealed unsafe partial class HostileArgumentTests
     private static void Prepare(RecordedCall call, byte* block, byte* auxiliary)
     {
         NativeMemory.Clear(block, BlockBytes);
-        NativeMemory.Clear(auxiliary, BlockBytes);
+        if (auxiliary is not null) NativeMemory.Clear(auxiliary, BlockBytes);
         call.Arguments.CopyTo(new Span<byte>(block, BlockBytes));
         foreach (int pointer in call.Pointers) *(nint*)(block + pointer) = 0;
         foreach ((int where, byte[] content, IReadOnlyList<int> pointers) in call.Auxiliary)

@@ -14,7 +14,9 @@ internal sealed record RecordedCall(string Op, byte[] Arguments, IReadOnlyList<i
 {
     private const uint InArguments = uint.MaxValue;
 
-    /// <summary>Runs the op's first small cases on the CPU and keeps one block for each of its distinct first shapes.</summary>
+    private const int Blocks = 12;
+
+    /// <summary>Runs a few of the op's small cases, from the first to the last, on the CPU and keeps their blocks.</summary>
     public static IReadOnlyList<RecordedCall> Of(OpHarness harness)
     {
         string path = Path.GetTempFileName();
@@ -23,7 +25,8 @@ internal sealed record RecordedCall(string Op, byte[] Arguments, IReadOnlyList<i
             using (Device device = Device.Open("cpu", threads: 1))
             using (var recorder = new CallRecorder(path, device))
             {
-                foreach (OpCase opCase in harness.Cases.Where(c => c.Tags.Contains("test")).Take(6))
+                OpCase[] cases = [.. harness.Cases.Where(c => c.Tags.Contains("test"))];
+                foreach (OpCase opCase in cases.Where((_, i) => i % ((cases.Length / Blocks) + 1) == 0))
                 {
                     recorder.Begin(opCase.Name, tiny: false);
                     using OpRun run = harness.Create(opCase, harness.Families[0], seed: 1).Bind(device, Poison.Nan);

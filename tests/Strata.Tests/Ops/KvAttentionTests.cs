@@ -128,10 +128,10 @@ public sealed class KvAttentionTests
         AssertFails(good with { Q = wide }, StrataStatus.Shape, "kv_attention: q.shape[2] is 3, must equal cache head_dim = 2; pass queries of the cache's width");
         AssertFails(good with { Q = integers }, StrataStatus.DType, "kv_attention: q.dtype is i32 (4), must be f32 or f16 or bf16; convert it first");
         AssertFails(good with { Output = default }, StrataStatus.Shape, "kv_attention: out.ndim is 0, must be 3; describe the tensor with all its dimensions");
-        AssertFails(good with { LogSumExp = lse }, StrataStatus.Shape, "kv_attention: lse.shape[0] is 2, must equal q.shape[0] = 1; give lse one row per token");
+        AssertFails(good with { LogSumExp = lse }, StrataStatus.Shape, "kv_attention: lse.shape[0] is 2, must be 1; give it one number per query head of each token");
         AssertFails(good with { Scale = float.NaN }, StrataStatus.Argument, "kv_attention: scale is NaN, must be finite; pass 0 for 1 / sqrt(head_dim)");
         AssertFails(good with { MaxLength = 999 }, StrataStatus.Argument, "kv_attention: max_length is 999, must be 0 to 4; no length exceeds the page table");
-        AssertFails(good with { Cache = view with { Values = q.View.Reshape(1, 1, 1, 2) } }, StrataStatus.Shape, "kv_attention: cache.values.shape[2] is 1, must equal cache.keys.shape[2] = 4; keep keys and values in pools of one shape");
+        AssertFails(good with { Cache = view with { Values = q.View.Reshape(1, 1, 1, 2) } }, StrataStatus.Shape, "kv_attention: cache.values.shape[2] is 1, must be 4 to match cache.keys; keep keys and values in pools of one shape");
         AssertFails(good with { Q = q.View.Reshape(1, 1, 2), Output = q.View.Reshape(1, 1, 2) }, StrataStatus.Argument, "kv_attention: out overlaps q, must be separate memory; give the output memory of its own", shapesOnly: false);
         AssertFails(good with { RowOffsets = offsets }, StrataStatus.Index, "kv_attention: row_offsets[1] is 2, must rise from 0 to the row count 1; rebuild the offsets", shapesOnly: false);
         AssertFails(good with { RowOffsets = falling }, StrataStatus.Index, "kv_attention: row_offsets[0] is 1, must rise from 0 to the row count 1; rebuild the offsets", shapesOnly: false);

@@ -4,6 +4,7 @@
 using System.Text.Json;
 using Strata.Reference;
 using Strata.Runner;
+using Strata.Runner.Peers;
 
 namespace Strata.Tests.Runner;
 
@@ -112,12 +113,62 @@ public sealed class BenchRunnerTests
         Assert.That(() => Bench(s_tiny with { Device = "tpu:0" }, harness), Throws.InstanceOf<StrataException>());
     }
 
+    [Test]
+    public void Run_Peers_HaveRowsBesideOurs()
+    {
+        (int code, string text, _) = Bench(s_tiny with { Peers = true }, new FakeHarness(Fault.None), new FakePeer("good"), new FakePeer("other-op") { Op = "rope" });
+        Assert.That(code, Is.Zero);
+        using JsonDocument document = JsonDocument.Parse(text);
+        Assert.That(document.RootElement.TryGetProperty("peers_missing", out _), Is.False);
+        JsonElement[] rows = [.. document.RootElement.GetProperty("rows").EnumerateArray()];
+        Assert.That(rows.Select(r => (r.GetProperty("state").GetString(), r.GetProperty("peer").GetString())), Is.EqualTo(new[] { ("cold", null), ("cold", "good"), ("warm", null), ("warm", "good") }));
+        for (int i = 0; i < rows.Length; i += 2)
+        {
+            double ours = rows[i].GetProperty("median_us").GetDouble(), theirs = rows[i + 1].GetProperty("median_us").GetDouble();
+            Assert.That(rows[i].GetProperty("ratio").ValueKind, Is.EqualTo(JsonValueKind.Null));
+            Assert.That(rows[i + 1].GetProperty("ratio").GetDouble(), Is.EqualTo(theirs / ours).Within(0.1).Percent);
+            Assert.That(rows[i + 1].GetProperty("gb_s").GetDouble(), Is.EqualTo(FakePeer.CallBytes / theirs / 1e3).Within(0.1).Percent, "its own bytes");
+            Assert.That(rows[i + 1].GetProperty("limit_share").GetDouble(), Is.EqualTo(Math.Max(FakePeer.CallBytes / 10e9, 204 / 1e9) / (theirs * 1e-6)).Within(0.1).Percent);
+        }
+    }
+
+    [Test]
+    public void Run_Peers_TakeTurnsWithUs()
+    {
+        var harness = new FakeHarness(Fault.None);
+        var peer = new FakePeer("good") { Ours = () => harness.Calls };
+        Bench(s_tiny with { Peers = true, Seconds = 0.02 }, harness, peer);
+        // With all of ours before all of theirs there would be one count for the comparison, one for the warm-up and one a state.
+        Assert.That(peer.OursBefore.Distinct().Count(), Is.GreaterThan(5));
+    }
+
+    [TestCase("refuses", "the shape is not taken")]
+    [TestCase("wrong", "computes something else: error 0.5 above 0.1 at row 0")]
+    [TestCase("throws", "fake: no")]
+    public void Run_PeerThatCannot_IsNamedWithTheReason(string peer, string reason)
+    {
+        (int code, string text, _) = Bench(s_tiny with { Peers = true }, new FakeHarness(Fault.None), new FakePeer(peer));
+        Assert.That(code, Is.Zero);
+        using JsonDocument document = JsonDocument.Parse(text);
+        Assert.That(document.RootElement.GetProperty("rows").GetArrayLength(), Is.EqualTo(2));
+        Assert.That(document.RootElement.GetProperty("peers_missing").EnumerateArray().Single().GetString(), Does.Match($@"^rms_norm/rows-3-n17 on cpu/\w+: {peer}: {reason}$"));
+        (_, string table, _) = Bench(s_tiny with { Peers = true, Json = false }, new FakeHarness(Fault.None), new FakePeer(peer));
+        Assert.That(table, Does.Contain("no peer: rms_norm/rows-3-n17").And.Contains(reason));
+    }
+
+    [Test]
+    public void Run_PeersInTheTable_HaveTheirColumns()
+    {
+        (_, string text, _) = Bench(s_tiny with { Peers = true, Json = false }, new FakeHarness(Fault.None), new FakePeer("good"));
+        Assert.That(text, Does.Match(@"% of limit +peer +ours is × as fast").And.Match(@"rms_norm +rows-3-n17 +\w+ +cold .* good +[\d.]+"));
+    }
+
     private static IEnumerable<string> Names(JsonElement element) => element.EnumerateObject().Select(p => p.Name);
 
-    private static (int Code, string Output, string Log) Bench(BenchOptions options, OpHarness harness)
+    private static (int Code, string Output, string Log) Bench(BenchOptions options, OpHarness harness, params IPeer[] peers)
     {
         using StringWriter output = new(), log = new();
-        int code = BenchRunner.Run(options, [harness], _ => Limits.Of((MachineLimit.Read, 10e9), (MachineLimit.Fp32, 1e9)), output, log);
+        int code = BenchRunner.Run(options, [harness], _ => peers, _ => Limits.Of((MachineLimit.Read, 10e9), (MachineLimit.Fp32, 1e9)), output, log);
         return (code, output.ToString(), log.ToString());
     }
 }

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// kv_attention on the CPU for many rows over bf16 caches, where the processor multiplies pairs of bf16 at twice the rate of fp32: both products are
+// dot products of pairs. Prefill. Included by kv_attention_cpu.cpp alone.
+//
+//   scores   lanes are 16 slots:     sum over channel pairs of K word x broadcast pair of q          6 rows x 4 panels of sums
+//   values   lanes are 16 channels:  sum over slot pairs of V word x broadcast pair of weights       6 rows x 4 vectors of sums
+//
+// Slot pairs that every row of a register block sees are multiplied as pairs, other slots one by one in fp32 for the rows that see them.
+#pragma once
+
+#include "ops/kv_attention/kv_attention_pairs.h"
+
+namespace strata::STRATA_ISA_NAMESPACE {
+
+namespace {
+
+template <int Rows, int Columns>
+inline void dot_keys(const Tile &tile, std::int32_t row, std::int32_t panel) {
+    const std::int32_t channel_pairs = (tile.head_dim + 1) / 2;
+    Sums<Rows, Columns> c;
+    c.clear();
+    const std::uint16_t *keys[std::size_t{Columns}];
+    for (int i = 0; i < Columns; ++i) keys[i] = tile.key_panels[panel + i];
+    for (std::int32_t part = 0; part < tile.query_parts; ++part) {
+        const std::uint16_t *q = tile.query_pairs + (part * kBlockRows + row) * tile.depth;
+        for (std::int32_t j = 0; j < channel_pairs; ++j) {
+            Bf16x32 operand[std::size_t{Columns}];
+            for (int i = 0; i < Columns; ++i) operand[i] = Bf16x32::load(keys[i] + 2 * kPanel * j);
+            for (int r = 0; r < Rows; ++r) {
+                const Bf16x32 factor = Bf16x32::set_pair(q + r * tile.depth + 2 * j);
+                for (int i = 0; i < Columns; ++i) c.v[r][i] = dot(c.v[r][i], operand[i], factor);
+            }
+        }
+    }
+    const F32x16 scale = F32x16::set(tile.scale);
+    for (int r = 0; r < Rows; ++r) {
+        for (int i = 0; i < Columns; ++i) (c.v[r][i] * scale).store(tile.s + (row + r) * kTile + kPanel * (panel + i));
+    }
+}
+
+/// s = scale q K^T for the panels that a row of the block sees: near the causal edge not all of them.
+inline void score_dot(Tile &tile) {
+    place_keys(tile, 2);
+    for_row_blocks(tile, [&](auto count, std::int32_t row) {
+        std::uint64_t seen = 0;
+        for (int r = 0; r < count(); ++r) seen |= tile.seen[row + r];
+        if (seen == 0) return;
+        std::int32_t panel = std::countr_zero(seen) / kPanel;
+        std::int32_t left = (static_cast<std::int32_t>(std::bit_width(seen)) + kPanel - 1) / kPanel - panel;
+        for (; left >= 4; left -= 4, panel += 4) dot_keys<count(), 4>(tile, row, panel);
+        for (; left >= 2; left -= 2, panel += 2) dot_keys<count(), 2>(tile, row, panel);
+        if (left > 0) dot_keys<count(), 1>(tile, row, panel);
+    });
+}
+
+/// o = o factor + weights V for some rows and columns.
+template <int Rows, int Columns>
+inline void dot_values(const Tile &tile, std::int32_t row, std::int64_t first) {
+    const std::uint16_t *weights = tile.weight_pairs + row * kTile;
+    const auto words = [&](std::int32_t pair, int i) {
+        return Bf16x32::load(tile.value_panels[pair / 8] + ((pair & 7) * tile.width + 16 * (first + i)) * 2);
+    };
+    std::uint64_t common = tile.seen[row];
+    std::uint64_t any = tile.seen[row];
+    for (int r = 1; r < Rows; ++r) {
+        common &= tile.seen[row + r];
+        any |= tile.seen[row + r];
+    }
+    Sums<Rows, Columns> c;
+    c.clear();
+    // The first run of what all see, in whole pairs.
+    const std::int32_t low = common == 0 ? 0 : (std::countr_zero(common) + 1) / 2;
+    const std::int32_t high = common == 0 || low == kTile / 2 ? low : (2 * low + std::countr_one(common >> (2 * low))) / 2;
+    for (std::int32_t pair = low; pair < high; ++pair) {
+        Bf16x32 operand[std::size_t{Columns}];
+        for (int i = 0; i < Columns; ++i) operand[i] = words(pair, i);
+        for (int r = 0; r < Rows; ++r) {
+            const Bf16x32 factor = Bf16x32::set_pair(weights + r * kTile + 2 * pair);
+            for (int i = 0; i < Columns; ++i) c.v[r][i] = dot(c.v[r][i], operand[i], factor);
+        }
+    }
+    for (std::uint64_t rest = any & ~bit_run(2 * low, 2 * high); rest != 0; rest &= rest - 1) {
+        const std::int32_t t = std::countr_zero(rest);
+        for (int r = 0; r < Rows; ++r) {
+            if ((tile.seen[row + r] >> t & 1) == 0) continue;
+            const F32x16 weight = F32x16::set(bf16_to_f32(weights[r * kTile + t]));
+            for (int i = 0; i < Columns; ++i) {
+                const Bf16x32 operand = words(t / 2, i);
+                c.v[r][i] = fma(weight, t % 2 == 0 ? even_as_f32(operand) : odd_as_f32(operand), c.v[r][i]);
+            }
+        }
+    }
+    for (int r = 0; r < Rows; ++r) {
+        const F32x16 factor = F32x16::set(tile.factor[row + r]);
+        for (int i = 0; i < Columns; ++i) {
+            float *o = tile.o + (row + r) * tile.width + 16 * (first + i);
+            fma(F32x16::load(o), factor, c.v[r][i]).store(o);
+        }
+    }
+}
+
+inline void weigh_dot(Tile &tile) {
+    pack_weights(tile);
+    auto *packed = reinterpret_cast<std::uint16_t *>(tile.wide_values);
+    for (std::int32_t panel = 0; kPanel * panel < tile.slots; ++panel) {
+        const bool in_place = tile.values.layout == STRATA_KV_TILED;
+        std::uint16_t *to = packed + panel * tile.width * kPanel;
+        if (!in_place) pack_value_panel(tile, panel, to);
+        tile.value_panels[panel] = in_place ? tiled_panel(tile, tile.values, panel) : to;
+    }
+    const std::int64_t vectors = tile.width / 16;
+    std::int64_t v = 0;
+    for (; v + 4 <= vectors; v += 4) {
+        for_row_blocks(tile, [&](auto count, std::int32_t row) { dot_values<count(), 4>(tile, row, v); });
+    }
+    for (; v + 2 <= vectors; v += 2) {
+        for_row_blocks(tile, [&](auto count, std::int32_t row) { dot_values<count(), 2>(tile, row, v); });
+    }
+    if (v < vectors) {
+        for_row_blocks(tile, [&](auto count, std::int32_t row) { dot_values<count(), 1>(tile, row, v); });
+    }
+}
+
+} // namespace
+
+} // namespace strata::STRATA_ISA_NAMESPACE

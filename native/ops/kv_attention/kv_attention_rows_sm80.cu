@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// kv_attention: the kernels for rows of 16-bit numbers.
+#include "ops/kv_attention/kv_attention_rows.cuh"
+
+#include "ops/kv_attention/kv_attention_gpu.h"
+
+namespace strata {
+
+namespace {
+
+/// Two blocks a multiprocessor have 2 (2 stages - 1) units of 64 rows under way: 96 KiB at 128 channels.
+constexpr int stages_of(int dim, bool few) { return dim > 128 ? 1 : dim > 64 || !few ? 2 : 3; }
+
+template <int Dim>
+SmemLayout layout_of(bool few, bool split) {
+    constexpr int kUnit = RowSource<Dim, false, true>::kUnitBytes;
+    SmemLayout at{};
+    at.key_unit = kUnit;
+    at.value_unit = kUnit;
+    at.stages = stages_of(Dim, few);
+    at.infos = 2 * at.stages * kUnit;
+    at.queries = at.infos + (at.stages + 1) * static_cast<std::int32_t>(sizeof(typename RowSource<Dim, false, true>::Info));
+    if (at.queries < turned_bytes(Dim)) at.queries = turned_bytes(Dim);
+    at.total = at.queries + (RowSource<Dim, false, true>::kQueryInSmem ? query_bytes(Dim, few ? 1 : kWarps, split) : 0);
+    if (at.total < end_bytes(Dim)) at.total = end_bytes(Dim);
+    return at;
+}
+
+template <int Dim, bool Bf16>
+int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
+    const auto bytes = static_cast<std::size_t>(params.smem.total);
+    if (params.few_kernel) return GPU_LAUNCH((kv_attention_mma_rows_kernel<Dim, Bf16, true>), grid, kThreads, bytes, stream, params);
+    return GPU_LAUNCH((kv_attention_mma_rows_kernel<Dim, Bf16, false>), grid, kThreads, bytes, stream, params);
+}
+
+} // namespace
+
+SmemLayout rows_layout(const KvAttentionProblem &p, bool few, bool split) {
+    if (!p.cache.plain() || p.cache.layout == STRATA_KV_TILED || p.cache.keys.dtype == STRATA_DTYPE_F32 || p.cache.head_dim % kChunk != 0 ||
+        p.cache.head_dim > 256 || !wide_rows(p.cache.keys) || !wide_rows(p.cache.values)) {
+        return SmemLayout{};
+    }
+    switch (padded_dim(p.cache.head_dim)) {
+    case 64: return layout_of<64>(few, split);
+    case 128: return layout_of<128>(few, split);
+    default: return layout_of<256>(few, split);
+    }
+}
+
+int launch_rows(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
+    const bool bf16 = params.cache.dtype == STRATA_DTYPE_BF16;
+    switch (padded_dim(params.cache.head_dim)) {
+    case 64: return bf16 ? launch<64, true>(grid, stream, params) : launch<64, false>(grid, stream, params);
+    case 128: return bf16 ? launch<128, true>(grid, stream, params) : launch<128, false>(grid, stream, params);
+    default: return bf16 ? launch<256, true>(grid, stream, params) : launch<256, false>(grid, stream, params);
+    }
+}
+
+} // namespace strata
