@@ -12,6 +12,7 @@
 #include "ops/kv_append/kv_append.h"
 #include "ops/kv_append/kv_append_pages.h"
 #include "ops/kv_append/kv_append_quantize.h"
+#include "simd/convert.h"
 #include "simd/hadamard.h"
 
 namespace strata::STRATA_ISA_NAMESPACE {
@@ -56,14 +57,6 @@ struct Side {
     std::int32_t bits() const { return format == STRATA_KV_PLAIN ? 8 * dtype_bytes(pool.dtype) : format == STRATA_KV_I4_BLOCK ? 4 : 8; }
 };
 
-void convert(std::int32_t from_dtype, const void *from, std::int64_t from_at, std::int32_t to_dtype, void *to, std::int64_t to_at,
-             std::int32_t count) {
-    for (std::int32_t i = 0; i < count; i += 16) {
-        const std::int32_t lanes = count - i < 16 ? count - i : 16;
-        store_from_f32(to_dtype, to, to_at + i, load_as_f32(from_dtype, from, from_at + i, lanes), lanes);
-    }
-}
-
 template <class T>
 T &element(const View &view, std::int64_t at) {
     return static_cast<T *>(view.data)[at];
@@ -71,6 +64,18 @@ T &element(const View &view, std::int64_t at) {
 
 std::int64_t page_of(const KvCacheView &cache, const Piece &piece, std::int32_t slot) {
     return cache.table_row(piece.sequence, piece.head)[slot / cache.page_size];
+}
+
+/// Element of an input row: that of row r of a piece.
+std::int64_t input_row(const Piece &piece, const Side &side, std::int32_t r) {
+    return (piece.token + r - piece.first) * side.input.stride[0] + piece.head * side.input.stride[1];
+}
+
+/// Brings an input row near.
+void prefetch_row(const View &input, std::int64_t at) {
+    const std::int64_t size = dtype_bytes(input.dtype);
+    const auto *row = static_cast<const unsigned char *>(input.data) + at * size;
+    for (std::int64_t byte = 0; byte < input.shape[2] * size; byte += 64) __builtin_prefetch(row + byte);
 }
 
 std::int32_t row_stride(const KvCacheView &cache) { return (cache.head_dim + 15) / 16 * 16; }
@@ -117,8 +122,10 @@ void fetch(const Run &run, const Piece &piece, const Side &side, Scratch &s) {
     for (std::int32_t r = piece.first; r < piece.end; ++r) {
         float *row = s.rows + r * row_stride(cache);
         const std::int64_t i = r - piece.first;
-        convert(side.input.dtype, side.input.data, (piece.token + i) * side.input.stride[0] + piece.head * side.input.stride[1], STRATA_DTYPE_F32,
-                row, 0, cache.head_dim);
+        const std::int64_t at = input_row(piece, side, r);
+        // Rows of a head are far apart, which keeps the processor from seeing what comes next.
+        if (piece.head + 1 < cache.kv_heads) prefetch_row(side.input, at + side.input.stride[1]);
+        convert(side.input.dtype, side.input.data, at, STRATA_DTYPE_F32, row, 0, cache.head_dim);
         if (pairs > 0) rope_turn(run.p.rope.mode, pairs, s.cosine + i * pairs, s.sine + i * pairs, row);
         if (side.norms.present()) {
             const std::int32_t slot = piece.slot(r);
@@ -217,13 +224,13 @@ void encode_key_block(const KvCacheView &cache, const Piece &piece, const Side &
     }
 }
 
-void place_piece(const KvCacheView &cache, const Piece &piece, const Side &side, const Scratch &s) {
-    const std::int64_t bytes = code_bytes(cache, side);
+/// Encoded rows of a piece, `row_bytes` apart, into their pages.
+void place_piece(const KvCacheView &cache, const Piece &piece, const Side &side, const std::uint8_t *rows, std::int64_t row_bytes) {
     const std::int64_t size = dtype_bytes(side.pool.dtype);
     for_pages(cache, piece, piece.first, piece.end, [&](std::int64_t page, std::int32_t in_page, std::int32_t row, std::int32_t count) {
         auto *data = static_cast<unsigned char *>(side.pool.data) + cache.row(side.pool, page, piece.head, 0) * size;
-        place({s.codes + row * bytes, bytes, data, in_page, count, cache.page_size, cache.head_dim}, cache.layout, side.keys, side.bits(),
-              side.pool.stride[2] * size);
+        place({rows + (row - piece.first) * row_bytes, row_bytes, code_bytes(cache, side), data, in_page, count, cache.page_size, cache.head_dim},
+              cache.layout, side.keys, side.bits(), side.pool.stride[2] * size);
     });
 }
 
@@ -248,20 +255,16 @@ void append_to_tail(const Run &run, Piece piece, const Side &side, Scratch &s) {
     }
     encode_key_block(cache, piece, side, s);
     piece.first = 0;
-    place_piece(cache, piece, side, s);
+    place_piece(cache, piece, side, s.codes, code_bytes(cache, side));
 }
 
 void append_side(const Run &run, const Piece &piece, const Side &side, Scratch &s) {
     const KvCacheView &cache = run.p.cache;
     const bool as_given = (!side.keys || run.p.pairs() == 0) && cache.rotation == 0 && !side.norms.present();
-    if (as_given && side.format == STRATA_KV_PLAIN && cache.layout == STRATA_KV_ROWS) {
-        for (std::int32_t r = piece.first; r < piece.end; ++r) {
-            const std::int32_t slot = piece.slot(r);
-            convert(side.input.dtype, side.input.data, (piece.token + r - piece.first) * side.input.stride[0] + piece.head * side.input.stride[1],
-                    side.pool.dtype, side.pool.data, cache.row(side.pool, page_of(cache, piece, slot), piece.head, slot % cache.page_size),
-                    cache.head_dim);
-        }
-        return;
+    if (as_given && side.pool.dtype == side.input.dtype) {
+        const std::int64_t size = dtype_bytes(side.input.dtype);
+        const auto *rows = static_cast<const std::uint8_t *>(side.input.data) + input_row(piece, side, piece.first) * size;
+        return place_piece(cache, piece, side, rows, side.input.stride[0] * size);
     }
     fetch(run, piece, side, s);
     if (side.keys && kv_block_scaled(side.format)) return append_to_tail(run, piece, side, s);
@@ -270,7 +273,8 @@ void append_side(const Run &run, const Piece &piece, const Side &side, Scratch &
     } else {
         encode_rows(cache, piece, side, s);
     }
-    place_piece(cache, piece, side, s);
+    const std::int64_t bytes = code_bytes(cache, side);
+    place_piece(cache, piece, side, s.codes + piece.first * bytes, bytes);
 }
 
 void append_piece(const Run &run, const Piece &piece, Scratch &s) {

@@ -15,15 +15,16 @@ namespace strata::STRATA_ISA_NAMESPACE {
 /// Rows of one page: slots in_page ... in_page + count - 1.
 struct PageRows {
     const std::uint8_t *rows; // encoded
-    std::int64_t row_bytes;
-    unsigned char *page; // its first byte
+    std::int64_t row_bytes;   // from one to the next
+    std::int64_t bytes;       // of a row
+    unsigned char *page;      // its first byte
     std::int32_t in_page, count;
     std::int32_t page_size, head_dim;
 };
 
 inline void place_rows(const PageRows &p, std::int64_t slot_bytes) {
     for (std::int32_t i = 0; i < p.count; ++i) {
-        std::memcpy(p.page + (p.in_page + i) * slot_bytes, p.rows + i * p.row_bytes, static_cast<std::size_t>(p.row_bytes));
+        std::memcpy(p.page + (p.in_page + i) * slot_bytes, p.rows + i * p.row_bytes, static_cast<std::size_t>(p.bytes));
     }
 }
 
@@ -41,36 +42,40 @@ inline void place_swizzled(const PageRows &p) {
     }
 }
 
-/// Words of keys: [tile of 16 slots][word of the row][slot in the tile].
+/// Sixteen words that are moved, not numbers.
+inline F32x16 load_words(const std::uint8_t *from) {
+    alignas(64) float words[16];
+    std::memcpy(words, from, sizeof words);
+    return F32x16::load(words);
+}
+
+inline void store_words(unsigned char *to, F32x16 x) {
+    alignas(64) float words[16];
+    x.store(words);
+    std::memcpy(to, words, sizeof words);
+}
+
+/// Words of keys: [tile of 16 slots][word of the row][slot in the tile]. Whole tiles are transposed sixteen words at a time.
 inline void place_key_words(const PageRows &p) {
     constexpr std::int32_t kTile = 16;
-    const auto words = static_cast<std::int32_t>(p.row_bytes / 4);
+    constexpr std::int64_t kWord = 4;
+    const auto words = static_cast<std::int32_t>(p.bytes / kWord);
     for (std::int32_t i = 0; i < p.count;) {
         const std::int32_t slot = p.in_page + i;
         const std::int32_t column = slot % kTile;
         const std::int32_t count = kTile - column < p.count - i ? kTile - column : p.count - i;
         const std::uint8_t *rows = p.rows + i * p.row_bytes;
-        unsigned char *tile = p.page + static_cast<std::int64_t>(slot / kTile) * words * kTile * 4;
-        for (std::int32_t word = 0; word < words; word += kTile) {
-            const std::int32_t lanes = words - word < kTile ? words - word : kTile;
-            if (count == kTile) {
-                F32x16 turned[kTile]; // words that are moved, not numbers
-                for (std::int32_t r = 0; r < kTile; ++r) {
-                    alignas(64) float row[kTile];
-                    std::memcpy(row, rows + r * p.row_bytes + word * 4, static_cast<std::size_t>(lanes) * 4);
-                    turned[r] = F32x16::load_partial(row, lanes);
-                }
-                transpose(turned);
-                for (std::int32_t w = 0; w < lanes; ++w) {
-                    alignas(64) float column_words[kTile];
-                    turned[w].store(column_words);
-                    std::memcpy(tile + (word + w) * kTile * 4, column_words, sizeof column_words);
-                }
-                continue;
-            }
-            for (std::int32_t w = word; w < word + lanes; ++w) {
-                for (std::int32_t r = 0; r < count; ++r) std::memcpy(tile + (w * kTile + column + r) * 4, rows + r * p.row_bytes + w * 4, 4);
-            }
+        unsigned char *tile = p.page + slot / kTile * (words * kTile * kWord);
+        const std::int32_t turned = count == kTile ? words / kTile * kTile : 0;
+        for (std::int32_t word = 0; word < turned; word += kTile) {
+            F32x16 square[kTile];
+            for (std::int32_t r = 0; r < kTile; ++r) square[r] = load_words(rows + r * p.row_bytes + word * kWord);
+            transpose(square);
+            for (std::int32_t w = 0; w < kTile; ++w) store_words(tile + (word + w) * kTile * kWord, square[w]);
+        }
+        for (std::int32_t word = turned; word < words; ++word) {
+            for (std::int32_t r = 0; r < count; ++r)
+                std::memcpy(tile + (word * kTile + column + r) * kWord, rows + r * p.row_bytes + word * kWord, kWord);
         }
         i += count;
     }
@@ -78,13 +83,15 @@ inline void place_key_words(const PageRows &p) {
 
 /// Whole words of values: channel d of kSlots rows. Four bits: two bytes of slots i and i + 4 make one.
 template <std::int32_t kSlots>
-inline void interleave(const std::uint8_t *rows, std::int64_t row_bytes, std::int32_t head_dim, unsigned char *words) {
+inline void interleave(const std::uint8_t *__restrict rows, std::int64_t row_bytes, std::int32_t head_dim, unsigned char *__restrict words) {
     for (std::int32_t d = 0; d < head_dim; ++d) {
         std::uint32_t word = 0;
         if constexpr (kSlots == 2) {
-            std::uint16_t halves[2];
-            for (std::int32_t i = 0; i < 2; ++i) std::memcpy(&halves[i], rows + i * row_bytes + d * 2, 2);
-            word = halves[0] | static_cast<std::uint32_t>(halves[1]) << 16;
+            std::uint16_t first;
+            std::uint16_t second;
+            std::memcpy(&first, rows + d * 2, 2);
+            std::memcpy(&second, rows + row_bytes + d * 2, 2);
+            word = first | static_cast<std::uint32_t>(second) << 16;
         } else {
             for (std::int32_t i = 0; i < 4; ++i) {
                 std::uint32_t byte = rows[i * row_bytes + d];

@@ -17,6 +17,7 @@ namespace strata::STRATA_ISA_NAMESPACE {
 inline constexpr float kLargestF16 = 65504.0F;
 inline constexpr float kInt8Top = 127.0F;
 inline constexpr float kF8Top = 448.0F;
+inline constexpr std::int32_t kMaxRow = 512; // channels
 
 /// The nearest f16 of `x` in its bits; NaN stays one.
 inline std::uint16_t scale_bits(float x) { return f32_to_f16(x > kLargestF16 ? kLargestF16 : x); }
@@ -66,20 +67,17 @@ inline void store_codes(std::uint8_t *to, I32x16 codes, std::int32_t n) {
 
 /// e4m3 of |q| <= 448 with the signs of x (a quotient may have lost that of its zero). Normal numbers round in their bits; below 2^-6 the fp32 adder
 /// rounds at 2^-9.
-inline void store_e4m3(std::uint8_t *to, F32x16 q, const float *x, std::int32_t n) {
-    alignas(64) float lanes[16];
-    alignas(16) std::uint8_t codes[16];
-    q.store(lanes);
-    for (int i = 0; i < 16; ++i) {
-        const std::uint32_t magnitude = f32_to_bits(lanes[i]) & 0x7fffffffu;
+inline void store_e4m3(std::uint8_t *__restrict to, const float *__restrict q, const float *__restrict x, std::int32_t width) {
+    for (std::int32_t i = 0; i < width; ++i) {
+        const std::uint32_t magnitude = f32_to_bits(q[i]) & 0x7fffffffu;
         const std::uint32_t normal = ((magnitude + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20) - (120u << 3);
         const std::uint32_t small = f32_to_bits(bits_to_f32(magnitude) + 16384.0F) - 0x46800000u;
-        codes[i] = static_cast<std::uint8_t>((magnitude < 0x3c800000u ? small : normal) | ((f32_to_bits(x[i]) >> 24) & 0x80u));
+        const std::uint32_t is_small = 0u - static_cast<std::uint32_t>(magnitude < 0x3c800000u); // a branch would keep the loop scalar
+        to[i] = static_cast<std::uint8_t>(((normal & ~is_small) | (small & is_small)) | ((f32_to_bits(x[i]) >> 24) & 0x80u));
     }
-    std::memcpy(to, codes, static_cast<std::size_t>(n < 16 ? n : 16));
 }
 
-/// One row of int8 (kTop 127) or e4m3 (448) codes; returns the bits of its scale. The row's memory goes on to the next multiple of 16.
+/// One row of int8 or e4m3 codes; returns the bits of its scale.
 template <bool kFloat>
 inline std::uint16_t encode_row(const float *row, std::int32_t width, std::uint8_t *codes) {
     constexpr float kTop = kFloat ? kF8Top : kInt8Top;
@@ -97,14 +95,16 @@ inline std::uint16_t encode_row(const float *row, std::int32_t width, std::uint8
         return bits;
     }
     const Quotient quotient = Quotient::of(F32x16::set(scale));
+    alignas(64) float ratios[kFloat ? kMaxRow : 16];
     for (std::int32_t i = 0; i < width; i += 16) {
         const F32x16 q = min(max(quotient(load_as_f32(1, row, i, width - i)), F32x16::set(-kTop)), F32x16::set(kTop));
         if constexpr (kFloat) {
-            store_e4m3(codes + i, q, row + i, width - i);
+            q.store(ratios + i);
         } else {
             store_codes(codes + i, to_i32_nearest(q), width - i);
         }
     }
+    if constexpr (kFloat) store_e4m3(codes, ratios, row, width);
     return bits;
 }
 

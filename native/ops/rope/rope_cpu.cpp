@@ -7,7 +7,7 @@
 #include "core/rope_angles.h"
 #include "core/thread_pool.h"
 #include "ops/rope/rope.h"
-#include "simd/vec.h"
+#include "simd/convert.h"
 
 namespace strata::STRATA_ISA_NAMESPACE {
 
@@ -15,15 +15,6 @@ namespace {
 
 // Elements below which waking another thread costs more than it saves.
 constexpr std::int64_t kElementsPerChunk = 16384;
-
-// `count` elements from one place to another, through fp32.
-void convert(std::int32_t from_dtype, const void *from, std::int64_t from_at, std::int32_t to_dtype, void *to, std::int64_t to_at,
-             std::int32_t count) {
-    for (std::int32_t i = 0; i < count; i += 16) {
-        const std::int32_t lanes = count - i < 16 ? count - i : 16;
-        store_from_f32(to_dtype, to, to_at + i, load_as_f32(from_dtype, from, from_at + i, lanes), lanes);
-    }
-}
 
 void turn_token(const RopeProblem &p, const double *frequencies, std::int64_t token) {
     const std::int64_t pairs = p.rope.dims / 2;
