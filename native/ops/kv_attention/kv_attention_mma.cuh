@@ -76,11 +76,23 @@ struct EndSmem {
     float weights[std::size_t{kRows}];
 };
 
-/// Bytes of EndSmem; and of its rows alone, past which operands may be written while turned rows are read.
+/// What the threads of a block share from start to end. Kept here, and read when needed, it costs no registers.
+struct BlockState {
+    Work work;
+    Walk walk;
+    RowView rows[kWarps * 16];
+};
+
 constexpr int end_bytes(int dim) {
     return static_cast<int>(dim == 64 ? sizeof(EndSmem<64>) : dim == 128 ? sizeof(EndSmem<128>) : sizeof(EndSmem<256>));
 }
+/// Bytes of the rows of EndSmem: past them operands may be written while turned rows are read.
 constexpr int turned_bytes(int dim) { return kWarps * 16 * (dim + 4) * static_cast<int>(sizeof(float)); }
+/// The end of a block uses all of the memory again, but for the state.
+inline void finish_layout(int dim, SmemLayout &at) {
+    at.state = at.total < end_bytes(dim) ? end_bytes(dim) : at.total;
+    at.total = at.state + static_cast<int32_t>(sizeof(BlockState));
+}
 
 /// The rows of q, turned, into shared memory.
 template <class Source>
@@ -146,11 +158,12 @@ GPU_DEVICE void load_query(const AttentionParams &p, const Work &work, const Sou
     }
 }
 
-/// Products to exponents of 2; what a row does not see becomes -inf.
+/// Products to exponents of 2; what a row does not see becomes -inf. `views`: of row g of the warp's tile.
 template <class Source>
-GPU_DEVICE void mask_scores(const AttentionParams &p, const Tile &tile, const RowView (&rows)[2], const float *biases, int warp_slot,
+GPU_DEVICE void mask_scores(const AttentionParams &p, const Tile &tile, const RowView *views, const float *biases, int warp_slot,
                             float (&s)[std::size_t{Source::kScoreTiles}][4]) {
     const int q = gpu::lane_id() & 3;
+    const RowView rows[2] = {views[0], views[8]};
     const bool seen = gpu::all(sees_all(tile, rows[0], Source::kTileSlots) && sees_all(tile, rows[1], Source::kTileSlots));
     GPU_UNROLL
     for (int n = 0; n < Source::kScoreTiles; ++n) {
@@ -238,9 +251,17 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     const int q = lane & 3;
     const int row_tile = gpu::warp_id() / kSlotWarps;
     const int warp_slot = gpu::warp_id() % kSlotWarps * (Source::kTileSlots / kSlotWarps);
-    const Work work = find_work(p, gpu::block_x(), gpu::block_y(), Source::kRows);
+    auto &state = *reinterpret_cast<BlockState *>(smem + p.smem.state);
+    if (gpu::thread_x() == 0) {
+        state.work = find_work(p, gpu::block_x(), gpu::block_y(), Source::kRows);
+        if (state.work.rows > 0) state.walk = make_walk(p, state.work, Source::kTileSlots);
+    }
+    gpu::sync_threads();
+    const Work &work = state.work;
+    const Walk &walk = state.walk;
     if (work.rows == 0) return;
-    const Walk walk = make_walk(p, work, Source::kTileSlots);
+    if (gpu::thread_x() < Source::kRows) state.rows[gpu::thread_x()] = row_view(p, work, gpu::thread_x());
+    const RowView *views = state.rows + row_tile * 16 + g; // its rows are there after the first meeting
     const Source source(p, work);
     const Pipeline<Source> pipeline{p, walk, source, smem};
     auto &end = *reinterpret_cast<EndSmem<Source::kDim> *>(smem);
@@ -258,9 +279,6 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
         gpu::sync_threads();
         pipeline.start();
     }
-    RowView rows[2];
-    GPU_UNROLL
-    for (int i = 0; i < 2; ++i) rows[i] = row_view(p, work, row_tile * 16 + g + 8 * i);
     float o[std::size_t{kColumns}][4];
     GPU_UNROLL
     for (int n = 0; n < kColumns; ++n) {
@@ -288,7 +306,7 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
         // ---- compute: scores
         float s[std::size_t{kScoreTiles}][4];
         source.scores(tile, info, pipeline.keys(index), query, warp_slot, s);
-        mask_scores<Source>(p, tile, rows, info.bias, warp_slot, s);
+        mask_scores<Source>(p, tile, views, info.bias, warp_slot, s);
 
         // ---- compute: softmax, in units of log2
         float high[2] = {max[0], max[1]};
@@ -357,22 +375,22 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     gpu::sync_threads();
     const int thread = gpu::thread_x();
     if (thread < Source::kRows) {
-        RowState state{-gpu::kInfinity, 0.0f, -gpu::kInfinity, 0.0f};
+        RowState row{-gpu::kInfinity, 0.0f, -gpu::kInfinity, 0.0f};
         const int first = thread / 16 * kSlotWarps * 16 + thread % 16;
         GPU_UNROLL
         for (int w = 0; w < kSlotWarps; ++w) {
-            state.max = gpu::max(state.max, end.parts[first + 16 * w].max);
-            state.past_max = gpu::max(state.past_max, end.parts[first + 16 * w].past_max);
+            row.max = gpu::max(row.max, end.parts[first + 16 * w].max);
+            row.past_max = gpu::max(row.past_max, end.parts[first + 16 * w].past_max);
         }
         GPU_UNROLL
         for (int w = 0; w < kSlotWarps; ++w) {
             const RowState &part = end.parts[first + 16 * w];
-            const float weight = gpu::exp2(part.max - safe_max(state.max));
+            const float weight = gpu::exp2(part.max - safe_max(row.max));
             end.weights[first + 16 * w] = weight;
-            state.sum = gpu::fma(part.sum, weight, state.sum);
-            state.past_sum = gpu::fma(part.past_sum, gpu::exp2(part.past_max - safe_max(state.past_max)), state.past_sum);
+            row.sum = gpu::fma(part.sum, weight, row.sum);
+            row.past_sum = gpu::fma(part.past_sum, gpu::exp2(part.past_max - safe_max(row.past_max)), row.past_sum);
         }
-        end.states[thread] = state;
+        end.states[thread] = row;
     }
     gpu::sync_threads();
 

@@ -119,8 +119,8 @@ GPU_DEVICE void for_each_tile(const PlanParams &p, PlanSmem &smem, bool few, Bod
                 tile.rows = static_cast<int32_t>(count);
                 const int64_t length = checked_length(p.cache, tile.sequence, tile.head, p.max_length, p.fault);
                 const int64_t end = plan_visible(p, of_tokens, length, row + count - 1);
-                const int64_t window_start = plan_visible(p, of_tokens, length, row) - p.window;
-                const int64_t begin = p.window > 0 ? gpu::min(gpu::max(int64_t{0}, window_start), end) : 0;
+                const int64_t left = plan_visible(p, of_tokens, length, row) - p.window;
+                const int64_t begin = p.window > 0 ? gpu::min(gpu::max(int64_t{0}, left), end) : 0;
                 const bool apart = begin > p.window_sinks; // else the sinks reach into the windows: one run of slots
                 tile.begin = apart ? static_cast<int32_t>(begin) : 0;
                 tile.end = static_cast<int32_t>(end);

@@ -24,10 +24,13 @@ GPU_DEVICE Work probability_work(const AttentionParams &p, int64_t sequence) {
     return work;
 }
 
-/// The next `most` rows; false where none of them sees a slot of the tile.
-GPU_DEVICE bool take_rows(const AttentionParams &p, Work &work, int32_t row, int32_t most, const Tile &tile) {
+/// The next `most` rows.
+GPU_DEVICE void set_rows(const AttentionParams &p, Work &work, int32_t row, int32_t most) {
     work.row = row;
     work.rows = static_cast<int32_t>(gpu::min(int64_t{most}, work.tokens * p.group - row));
+}
+/// False where none of the rows sees a slot of the tile.
+GPU_DEVICE bool see_some(const AttentionParams &p, const Work &work, const Tile &tile) {
     if (row_view(p, work, work.rows - 1).high <= tile.low) return false;
     return row_view(p, work, 0).low < tile.high || tile.low < p.window_sinks;
 }
@@ -48,7 +51,7 @@ GPU_DEVICE void write_probability(const AttentionParams &p, const Work &work, in
 
 template <class Source>
 GPU_DEVICE void add_probabilities(const AttentionParams &p, unsigned char *smem) {
-    static_assert(Source::kSlotWarps == 1 && Source::kTileSlots == 64);
+    static_assert(Source::kSlotWarps == 1);
     constexpr int kScoreTiles = Source::kScoreTiles;
     const int lane = gpu::lane_id();
     const int g = lane >> 2;
@@ -57,8 +60,12 @@ GPU_DEVICE void add_probabilities(const AttentionParams &p, unsigned char *smem)
     auto *turned = p.cache.rotation != 0 ? reinterpret_cast<float *>(smem + p.smem.turned) : nullptr;
     auto *sums = reinterpret_cast<float *>(smem); // [kWarps][kTileSlots], over the keys once they are used
 
+    auto &state = *reinterpret_cast<BlockState *>(smem + p.smem.state);
     for (int64_t sequence = gpu::block_z(); sequence < p.offsets.batch; sequence += gpu::grid_dim_z()) {
-        Work work = probability_work(p, sequence);
+        gpu::sync_threads(); // the state and the sums of the sequence before have been read
+        if (gpu::thread_x() == 0) state.work = probability_work(p, sequence);
+        gpu::sync_threads();
+        const Work &work = state.work;
         const int32_t first = gpu::block_x() * Source::kTileSlots;
         if (first >= work.length) continue;
         const Tile tile{first, first, gpu::min(first + Source::kTileSlots, work.length)};
@@ -66,7 +73,6 @@ GPU_DEVICE void add_probabilities(const AttentionParams &p, unsigned char *smem)
 
         // ---- load: the keys
         const typename Source::Place place = source.find(tile, gpu::thread_x(), true);
-        gpu::sync_threads(); // the sums of the sequence before have been read
         if (gpu::thread_x() < Source::kTileSlots) source.publish(info, gpu::thread_x(), place);
         gpu::sync_threads();
         source.load_keys(info, smem);
@@ -83,32 +89,30 @@ GPU_DEVICE void add_probabilities(const AttentionParams &p, unsigned char *smem)
         }
         const auto rows = static_cast<int32_t>(work.tokens * p.group);
         for (int32_t row = 0; row < rows; row += kManyRows) {
-            if (!take_rows(p, work, row, kManyRows, tile)) continue;
+            gpu::sync_threads(); // everybody is done with the rows and operands before
+            if (gpu::thread_x() == 0) set_rows(p, state.work, row, kManyRows);
+            gpu::sync_threads();
+            if (!see_some(p, work, tile)) continue;
+            if (gpu::thread_x() < kManyRows) state.rows[gpu::thread_x()] = row_view(p, work, gpu::thread_x());
             Query<Source::kDim / 16, Source::kQueryInSmem> query;
             if (turned != nullptr) stage_query<Source>(p, work, turned);
             load_query(p, work, source, turned, smem, query);
-            if (turned != nullptr || Source::kQueryInSmem) gpu::sync_threads();
+            gpu::sync_threads();
             const int warp_row = gpu::warp_id() * 16;
-            if (warp_row < work.rows) {
-                RowView views[2];
-                float lse[2];
+            if (warp_row >= work.rows) continue; // only the warp's own meetings follow
+            float s[std::size_t{kScoreTiles}][4];
+            source.scores(tile, info, smem, query, 0, s);
+            mask_scores<Source>(p, tile, state.rows + warp_row + g, info.bias, 0, s);
+            GPU_UNROLL
+            for (int i = 0; i < 2; ++i) {
+                const int r = warp_row + g + 8 * i;
+                const float lse = known_lse(p, work, gpu::min(r, work.rows - 1));
                 GPU_UNROLL
-                for (int i = 0; i < 2; ++i) {
-                    const int r = gpu::min(warp_row + g + 8 * i, work.rows - 1);
-                    views[i] = row_view(p, work, r);
-                    lse[i] = known_lse(p, work, r);
-                }
-                float s[std::size_t{kScoreTiles}][4];
-                source.scores(tile, info, smem, query, 0, s);
-                mask_scores<Source>(p, tile, views, info.bias, 0, s);
-                GPU_UNROLL
-                for (int i = 0; i < 4; ++i) {
-                    const bool there = warp_row + g + 8 * (i >> 1) < work.rows;
+                for (int n = 0; n < kScoreTiles; ++n) {
                     GPU_UNROLL
-                    for (int n = 0; n < kScoreTiles; ++n) total[n][i & 1] += there ? gpu::exp2(s[n][i] - lse[i >> 1]) : 0.0f;
+                    for (int e = 0; e < 2; ++e) total[n][e] += r < work.rows ? gpu::exp2(s[n][2 * i + e] - lse) : 0.0f;
                 }
             }
-            if (Source::kQueryInSmem) gpu::sync_threads(); // before the next operands replace these
         }
 
         // ---- store: rows of a warp, then the warps
@@ -149,7 +153,8 @@ GPU_KERNEL(kThreads, 2) kv_attention_plain_probability_kernel(AttentionParams p)
         float total = 0.0f;
         const auto rows = static_cast<int32_t>(work.tokens * p.group);
         for (int32_t row = 0; row < rows; row += kPlainRows) {
-            if (!take_rows(p, work, row, kPlainRows, tile)) continue;
+            set_rows(p, work, row, kPlainRows);
+            if (!see_some(p, work, tile)) continue;
             plain_queries(p, work, queries);
             if (gpu::thread_x() < kPlainRows) smem.views[gpu::thread_x()] = row_view(p, work, gpu::thread_x());
             gpu::sync_threads();

@@ -42,7 +42,8 @@ SmemLayout probability_layout(const KvAttentionProblem &p, const SmemLayout &man
     at.infos = many.key_unit;
     at.queries = at.infos + static_cast<std::int32_t>(words ? sizeof(WordSource<64, 4, false>::Info) : sizeof(RowSource<64, false, false>::Info));
     at.turned = at.queries + (words || dim > 128 ? query_bytes(dim, kWarps, split) : 0);
-    at.total = at.turned + (p.cache.rotation != 0 ? turned_bytes(dim) : 0);
+    at.state = at.turned + (p.cache.rotation != 0 ? turned_bytes(dim) : 0);
+    at.total = at.state + static_cast<std::int32_t>(sizeof(BlockState));
     return at;
 }
 
@@ -55,12 +56,15 @@ int launch_probability(const KvAttentionProblem &p, void *stream, AttentionParam
     const bool tiled = rows.total == 0;
     params.smem = probability_layout(p, tiled ? words : rows, tiled, split);
     const bool plain = (rows.total == 0 && words.total == 0) || static_cast<std::size_t>(params.smem.total) > gpu::kPortableSmemBytes;
-    const int slots = plain ? kPlainSlots : kManyRows;
+    const int dim = padded_dim(p.cache.head_dim);
+    const int rows_slots = dim > 128 ? RowSource<256, false, false>::kTileSlots : RowSource<128, false, false>::kTileSlots;
+    const int words_slots = dim > 128 ? WordSource<256, 4, false>::kTileSlots : WordSource<128, 4, false>::kTileSlots;
+    const int slots = plain ? kPlainSlots : tiled ? words_slots : rows_slots;
     constexpr std::int64_t kMostZ = 65535;
     const auto tiles = static_cast<int>((p.max_length + slots - 1) / slots);
     const gpu::Dim3 grid(tiles, static_cast<int>(p.cache.kv_heads), static_cast<int>(p.cache.batch < kMostZ ? p.cache.batch : kMostZ));
     if (plain) return GPU_LAUNCH(kv_attention_plain_probability_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim), stream, params);
-    switch (padded_dim(p.cache.head_dim)) {
+    switch (dim) {
     case 64: return launch<64>(tiled, grid, stream, params);
     case 128: return launch<128>(tiled, grid, stream, params);
     default: return launch<256>(tiled, grid, stream, params);

@@ -15,7 +15,7 @@ struct RowSource {
     static constexpr int kDim = Dim;
     static constexpr int kSlotWarps = Few ? kWarps : 1;
     static constexpr int kRows = Few ? kFewRows : kManyRows;
-    static constexpr int kTileSlots = 64;
+    static constexpr int kTileSlots = Few || Dim <= 128 ? 64 : 48; // so that two units and the operands of q fit
     static constexpr int kWarpSlots = kTileSlots / kSlotWarps;
     static constexpr int kScoreTiles = kWarpSlots / 8;
     static constexpr int kUnitBytes = kTileSlots * Dim * 2;

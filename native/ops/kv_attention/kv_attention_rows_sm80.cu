@@ -11,19 +11,23 @@ namespace {
 /// Two blocks a multiprocessor have 2 (2 stages - 1) units of 64 rows under way: 96 KiB at 128 channels.
 constexpr int stages_of(int dim, bool few) { return dim > 128 ? 1 : dim > 64 || !few ? 2 : 3; }
 
+template <int Dim, bool Few>
+SmemLayout layout_of(bool split) {
+    using Source = RowSource<Dim, false, Few>;
+    SmemLayout at{};
+    at.key_unit = Source::kUnitBytes;
+    at.value_unit = Source::kUnitBytes;
+    at.stages = stages_of(Dim, Few);
+    at.infos = 2 * at.stages * Source::kUnitBytes;
+    at.queries = at.infos + (at.stages + 1) * static_cast<std::int32_t>(sizeof(typename Source::Info));
+    if (at.queries < turned_bytes(Dim)) at.queries = turned_bytes(Dim);
+    at.total = at.queries + (Source::kQueryInSmem ? query_bytes(Dim, Source::kRows / 16, split) : 0);
+    finish_layout(Dim, at);
+    return at;
+}
 template <int Dim>
 SmemLayout layout_of(bool few, bool split) {
-    constexpr int kUnit = RowSource<Dim, false, true>::kUnitBytes;
-    SmemLayout at{};
-    at.key_unit = kUnit;
-    at.value_unit = kUnit;
-    at.stages = stages_of(Dim, few);
-    at.infos = 2 * at.stages * kUnit;
-    at.queries = at.infos + (at.stages + 1) * static_cast<std::int32_t>(sizeof(typename RowSource<Dim, false, true>::Info));
-    if (at.queries < turned_bytes(Dim)) at.queries = turned_bytes(Dim);
-    at.total = at.queries + (RowSource<Dim, false, true>::kQueryInSmem ? query_bytes(Dim, few ? 1 : kWarps, split) : 0);
-    if (at.total < end_bytes(Dim)) at.total = end_bytes(Dim);
-    return at;
+    return few ? layout_of<Dim, true>(split) : layout_of<Dim, false>(split);
 }
 
 template <int Dim, bool Bf16>

@@ -41,7 +41,7 @@ struct WordSource {
     static constexpr int kSlotWarps = Few ? kWarps : 1;
     static constexpr int kRows = Few ? kFewRows : kManyRows;
     static constexpr int kGroupSlots = 8 * T;
-    static constexpr int kTileSlots = Few ? kWarps * kGroupSlots : 64;
+    static constexpr int kTileSlots = Few ? kWarps * kGroupSlots : Dim > 128 ? 32 : 64;
     static constexpr int kGroups = kTileSlots / kSlotWarps / kGroupSlots; // of a warp
     static constexpr int kScoreTiles = kGroups * T;
     static constexpr int kBlocks = kTileSlots / 16;
@@ -496,7 +496,7 @@ struct WordSource {
 };
 
 template <int Dim, int T, bool Few>
-GPU_KERNEL(kThreads, 2)
+GPU_KERNEL(kThreads, Dim > 128 ? 2 : 3)
 kv_attention_mma_words_kernel(AttentionParams p) {
     GPU_DYNAMIC_SMEM(smem);
     attend<WordSource<Dim, T, Few>>(p, smem);

@@ -8,38 +8,38 @@ namespace strata {
 
 namespace {
 
-/// N-tiles of a group and slots of a tile.
+/// N-tiles of a group, slots of a tile, bytes of what is kept of the tile's slots.
 struct WordShape {
-    int group, slots;
+    int group, slots, info;
 };
-constexpr WordShape kHalves{2, 64};
-constexpr WordShape kCodes{4, 128};
-constexpr WordShape kManyShape{4, 64};
-
 template <int Dim, int T, bool Few>
-constexpr int info_bytes() {
-    return static_cast<int>(sizeof(typename WordSource<Dim, T, Few>::Info));
+constexpr WordShape word_shape() {
+    return {T, WordSource<Dim, T, Few>::kTileSlots, static_cast<int>(sizeof(typename WordSource<Dim, T, Few>::Info))};
 }
+constexpr WordShape kHalves = word_shape<64, 2, true>();
+constexpr WordShape kCodes = word_shape<64, 4, true>();
+constexpr WordShape kManyShape = word_shape<128, 4, false>();
+constexpr WordShape kManyWideShape = word_shape<256, 4, false>();
 
 SmemLayout layout_of(const KvAttentionProblem &p, const WordShape &shape, bool few, bool split, int stages) {
     const Codes keys = codes_of(p.cache.key_format, p.cache.keys.dtype);
     const Codes values = codes_of(p.cache.value_format, p.cache.values.dtype);
     const int dim = padded_dim(p.cache.head_dim);
-    const int info = shape.slots == kCodes.slots ? info_bytes<64, 4, true>() : info_bytes<64, 2, true>();
     SmemLayout at{};
     at.key_unit = key_unit_bytes(shape.slots, dim, 1 << word_shift(keys), keys >= Codes::kByte);
     at.value_unit = value_unit_bytes(shape.slots, dim, 1 << word_shift(values), values >= Codes::kByte);
     at.stages = stages;
     at.infos = stages * (at.key_unit + at.value_unit);
-    at.queries = at.infos + (stages + 1) * info;
+    at.queries = at.infos + (stages + 1) * shape.info;
     if (p.cache.rotation != 0 && at.queries < turned_bytes(dim)) at.queries = turned_bytes(dim);
     at.total = at.queries + query_bytes(dim, few ? 1 : kWarps, split);
-    if (at.total < end_bytes(dim)) at.total = end_bytes(dim);
+    at.word_tiles = shape.group;
+    finish_layout(dim, at);
     return at;
 }
 
 WordShape shape_of(const KvAttentionProblem &p, bool few, bool split) {
-    if (!few) return kManyShape;
+    if (!few) return padded_dim(p.cache.head_dim) > 128 ? kManyWideShape : kManyShape;
     if (p.cache.plain()) return kHalves;
     // Tiles of 128 slots, unless a wide head would leave no room for what is under way; words of 4-bit values need them.
     const bool roomy = static_cast<std::size_t>(layout_of(p, kCodes, true, split, 2).total) <= gpu::kPortableSmemBytes;
@@ -82,7 +82,6 @@ SmemLayout words_layout(const KvAttentionProblem &p, bool few, bool split) {
         const SmemLayout more = layout_of(p, shape, few, split, stages);
         if (static_cast<std::size_t>(more.total) <= gpu::kPortableSmemBytes) best = more;
     }
-    best.word_tiles = shape.group;
     return best;
 }
 

@@ -25,7 +25,7 @@ constexpr int kStateNumbers = 4;
 struct SmemLayout {
     int32_t key_unit, value_unit; // bytes of one tile's keys and values
     int32_t stages;               // tiles of each
-    int32_t infos, queries, turned, total;
+    int32_t infos, queries, turned, state, total;
     int32_t word_tiles; // of tiled pages: T of kv_attention_words.cuh
 };
 
