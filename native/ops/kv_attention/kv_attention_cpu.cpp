@@ -129,33 +129,27 @@ void load_queries(const Run &run, const Block &block, Tile &tile) {
 // ---- one tile ------------------------------------------------------------------------------------------------------
 
 void score(Tile &tile) {
-    if (takes_rows(tile)) {
-        score_rows(tile);
-    } else if (takes_tiled(tile, tile.keys)) {
-        score_tiled(tile);
-    } else if (kTileProducts && tile.unit != nullptr) {
-        score_amx(tile);
-    } else if (tile.pairs) {
-        score_dot(tile);
-    } else {
-        widen_keys(tile);
-        multiply_keys(tile);
+    if (takes_rows(tile)) return score_rows(tile);
+    if (takes_tiled(tile, tile.keys)) return score_tiled(tile);
+    if constexpr (kTileProducts) {
+        if (tile.unit != nullptr) return score_amx(tile);
+    } else if constexpr (kBf16Dot) {
+        if (tile.pairs) return score_dot(tile);
     }
+    widen_keys(tile);
+    multiply_keys(tile);
 }
 
 void weigh(Tile &tile) {
-    if (takes_rows(tile)) {
-        weigh_value_rows(tile);
-    } else if (takes_tiled(tile, tile.values)) {
-        weigh_tiled(tile);
-    } else if (kTileProducts && tile.unit != nullptr) {
-        weigh_amx(tile);
-    } else if (tile.pairs) {
-        weigh_dot(tile);
-    } else {
-        widen_values(tile);
-        weigh_values(tile);
+    if (takes_rows(tile)) return weigh_value_rows(tile);
+    if (takes_tiled(tile, tile.values)) return weigh_tiled(tile);
+    if constexpr (kTileProducts) {
+        if (tile.unit != nullptr) return weigh_amx(tile);
+    } else if constexpr (kBf16Dot) {
+        if (tile.pairs) return weigh_dot(tile);
     }
+    widen_values(tile);
+    weigh_values(tile);
 }
 
 /// The side array's bias of a tile's slots.
@@ -205,19 +199,21 @@ void for_each_tile(const Run &run, const Block &block, Tile &tile, ScoreTerms &t
         }
         next += at.slots;
         find_tile(cache, at, row_scales, tile);
-        if (kTileProducts && pipeline) {
-            if (tile.whole()) {
+        if constexpr (kTileProducts) {
+            if (pipeline && tile.whole()) {
                 advance_pipeline(tile);
                 continue;
             }
-            drain_pipeline(tile);
+            if (pipeline) drain_pipeline(tile);
         }
         score(tile);
         terms.bias = load_bias(cache, at, bias);
         if (terms.any()) add_terms(tile, terms);
         body();
     }
-    if (kTileProducts && pipeline) drain_pipeline(tile);
+    if constexpr (kTileProducts) {
+        if (pipeline) drain_pipeline(tile);
+    }
 }
 
 // ---- results -------------------------------------------------------------------------------------------------------
