@@ -212,17 +212,17 @@ public sealed class KvAppendFormatTests
         using var first = new Scene(open, exact, before: 0, tokens: 63, (_, _, _) => random.Gaussian(), (_, _, _) => random.Gaussian());
         first.Append(0, 63);
         HostKvCache once = first.Download();
-        using var second = new Scene(open, exact, before: 0, tokens: 63, (t, h, c) => once.Key(0, h, t, c), (t, h, c) => once.Value(0, h, t, c));
+        using var second = new Scene(open, exact, before: 0, tokens: 63, (t, h, c) => once.Key(0, h, t + h, c), (t, h, c) => once.Value(0, h, t + h, c));
         second.Append(0, 63);
         HostKvCache twice = second.Download();
         for (int h = 0; h < Heads; h++)
         {
-            for (int slot = 0; slot < 63; slot++)
+            for (int slot = h; slot < h + 63; slot++)
             {
                 (long, long, long) place = once.Locate(once.PageTable, 0, h, slot);
                 for (int c = 0; c < Width; c++)
                 {
-                    if (slot < once.PagedKeys(63)) Assert.That(twice.KeyPool[place, c], Is.EqualTo(once.KeyPool[place, c]), $"key {h}, {slot}, {c}");
+                    if (slot < once.PagedKeys(h + 63)) Assert.That(twice.KeyPool[place, c], Is.EqualTo(once.KeyPool[place, c]), $"key {h}, {slot}, {c}");
                     Assert.That(twice.Value(0, h, slot, c), Is.EqualTo(once.Value(0, h, slot, c)), $"value {h}, {slot}, {c}");
                     Assert.That(twice.Key(0, h, slot, c), Is.EqualTo(once.Key(0, h, slot, c)), $"key {h}, {slot}, {c}");
                 }
@@ -243,8 +243,8 @@ public sealed class KvAppendFormatTests
         {
             for (int slot = 0; slot < 64; slot++)
             {
-                AssertNear([.. Enumerable.Range(0, Width).Select(c => got.Key(0, h, slot, c))], scene.KeyRows, shape.KeyFormat, "key");
-                AssertNear([.. Enumerable.Range(0, Width).Select(c => got.Value(0, h, slot, c))], scene.ValueRows, shape.ValueFormat, "value");
+                AssertNear([.. Enumerable.Range(0, Width).Select(c => got.Key(0, h, slot + h, c))], scene.KeyRows, shape.KeyFormat, "key");
+                AssertNear([.. Enumerable.Range(0, Width).Select(c => got.Value(0, h, slot + h, c))], scene.ValueRows, shape.ValueFormat, "value");
 
                 void AssertNear(double[] read, HostTensor given, KvFormat format, string what)
                 {
