@@ -9,16 +9,14 @@ namespace Strata.Tests.Ops;
 [TestFixture]
 public sealed class KvAttentionArgumentTests
 {
-    private Device _open = null!;
     private DeviceTensor<float> _q = null!, _output = null!, _lse = null!;
 
     [SetUp]
     public void Prepare()
     {
-        _open = TestDevices.Open(new TestDevice("cpu", null));
-        _q = _open.Upload<float>([.. Enumerable.Repeat(1f, 64)], 1, 2, 32);
-        _output = _open.Upload<float>([.. Enumerable.Repeat(9f, 64)], 1, 2, 32);
-        _lse = _open.Upload<float>([9, 9], 1, 2);
+        _q = Open.Upload<float>([.. Enumerable.Repeat(1f, 64)], 1, 2, 32);
+        _output = Open.Upload<float>([.. Enumerable.Repeat(9f, 64)], 1, 2, 32);
+        _lse = Open.Upload<float>([9, 9], 1, 2);
     }
 
     [TearDown]
@@ -26,15 +24,17 @@ public sealed class KvAttentionArgumentTests
     {
         Assert.That(_output.ToArray(), Is.All.EqualTo(9f));
         Assert.That(_lse.ToArray(), Is.All.EqualTo(9f));
-        foreach (IDisposable tensor in new IDisposable[] { _q, _output, _lse }) tensor.Dispose();
+        _q.Dispose();
+        _output.Dispose();
+        _lse.Dispose();
     }
 
     [Test]
     public void Options_OutOfRange_Sentence()
     {
         using DeviceKvCache cache = Upload(new KvCacheShape(DType.F32, 1, 1, 32));
-        using DeviceTensor<float> three = _open.Allocate<float>(3), sums = _open.Allocate<float>(2, 2), received = _open.Allocate<float>(2, 1, 128), narrow = _open.Allocate<float>(1, 1, 127);
-        using DeviceTensor<int> integers = _open.Allocate<int>(2);
+        using DeviceTensor<float> three = Open.Allocate<float>(3), sums = Open.Allocate<float>(2, 2), received = Open.Allocate<float>(2, 1, 128), narrow = Open.Allocate<float>(1, 1, 127);
+        using DeviceTensor<int> integers = Open.Allocate<int>(2);
         KvAttention good = Op(cache.View);
         Refuses(good with { Window = -1 }, StrataStatus.Argument, "kv_attention: window is -1, must be 0 to 2147483647; pass 0 for no window");
         Refuses(good with { WindowSinks = int.MinValue }, StrataStatus.Argument, "kv_attention: window_sinks is -2147483648, must be 0 to 2147483647; pass 0 for none");
@@ -58,8 +58,8 @@ public sealed class KvAttentionArgumentTests
         KvCacheShape shape = new(DType.F32, 1, 1, 32);
         using DeviceKvCache plain = Upload(shape), i8 = Upload(shape with { KeyFormat = KvFormat.I8, ValueFormat = KvFormat.I8 }), tiled = Upload(shape with { KeyFormat = KvFormat.I4Block, ValueFormat = KvFormat.I8Block, Layout = KvLayout.Tiled });
         KvCache p = plain.View, t = i8.View, b = tiled.View;
-        using DeviceTensor<Half> scales = _open.Allocate<Half>(5, 1, 63);
-        using DeviceTensor<float> bias = _open.Allocate<float>(5, 1, 65);
+        using DeviceTensor<Half> scales = Open.Allocate<Half>(5, 1, 63);
+        using DeviceTensor<float> bias = Open.Allocate<float>(5, 1, 65);
         RefusesCache(p with { Layout = (KvLayout)3 }, StrataStatus.Argument, "kv_attention: cache.layout is 3, must be 0 to 2; choose a strata_kv_layout");
         RefusesCache(p with { KeyFormat = (KvFormat)9 }, StrataStatus.Argument, "kv_attention: cache.key_format is 9, must be 0 to 4; choose a strata_kv_format");
         RefusesCache(p with { KeyFormat = KvFormat.I8 }, StrataStatus.DType, "kv_attention: cache.keys.dtype is f32 (1), must be i8; convert it first");
@@ -113,7 +113,9 @@ public sealed class KvAttentionArgumentTests
         Refuses(good with { KeyProbability = cache.View.ValueNorms.Slice(0, 2).Reshape(1, 1, 128) }, StrataStatus.Argument, "kv_attention: key_probability overlaps cache.value_norms, must be separate memory; give the output memory of its own", shapesOnly: false);
     }
 
-    private DeviceKvCache Upload(KvCacheShape shape) => Attending.Cache(shape, [new Sequence(1, 40)]).Upload(_open);
+    private static Device Open => TestDevices.Open(new TestDevice("cpu", null));
+
+    private static DeviceKvCache Upload(KvCacheShape shape) => Attending.Cache(shape, [new Sequence(1, 40)]).Upload(Open);
 
     private KvAttention Op(KvCache cache) => new() { Cache = cache, Q = _q, Output = _output, LogSumExp = _lse };
 
@@ -121,10 +123,10 @@ public sealed class KvAttentionArgumentTests
 
     private void Refuses(KvAttention op, StrataStatus status, string sentence, bool shapesOnly = true)
     {
-        using DeviceBuffer workspace = _open.Allocate(1 << 20);
-        StrataException e = Assert.Throws<StrataException>(() => op.Run(_open, workspace), sentence)!;
+        using DeviceBuffer workspace = Open.Allocate(1 << 20);
+        StrataException e = Assert.Throws<StrataException>(() => op.Run(Open, workspace), sentence)!;
         Assert.That((e.Status, e.Message), Is.EqualTo((status, sentence)));
-        Assert.That(op.IsSupported(_open, out string reason), Is.EqualTo(!shapesOnly), sentence);
+        Assert.That(op.IsSupported(Open, out string reason), Is.EqualTo(!shapesOnly), sentence);
         Assert.That(reason, Is.EqualTo(shapesOnly ? sentence : ""));
     }
 }
