@@ -11,14 +11,12 @@ public sealed class KvAttentionArgumentTests
 {
     private DeviceTensor<float> _q = null!, _output = null!, _lse = null!;
 
-    private static Device Cpu => TestDevices.Open(new TestDevice("cpu", null));
-
     [SetUp]
     public void Prepare()
     {
-        _q = Cpu.Upload<float>([.. Enumerable.Repeat(1f, 64)], 1, 2, 32);
-        _output = Cpu.Upload<float>([.. Enumerable.Repeat(9f, 64)], 1, 2, 32);
-        _lse = Cpu.Upload<float>([9, 9], 1, 2);
+        _q = Open.Upload<float>([.. Enumerable.Repeat(1f, 64)], 1, 2, 32);
+        _output = Open.Upload<float>([.. Enumerable.Repeat(9f, 64)], 1, 2, 32);
+        _lse = Open.Upload<float>([9, 9], 1, 2);
     }
 
     [TearDown]
@@ -35,8 +33,8 @@ public sealed class KvAttentionArgumentTests
     public void Options_OutOfRange_Sentence()
     {
         using DeviceKvCache cache = Upload(new KvCacheShape(DType.F32, 1, 1, 32));
-        using DeviceTensor<float> three = Cpu.Allocate<float>(3), sums = Cpu.Allocate<float>(2, 2), received = Cpu.Allocate<float>(2, 1, 128), narrow = Cpu.Allocate<float>(1, 1, 127);
-        using DeviceTensor<int> integers = Cpu.Allocate<int>(2);
+        using DeviceTensor<float> three = Open.Allocate<float>(3), sums = Open.Allocate<float>(2, 2), received = Open.Allocate<float>(2, 1, 128), narrow = Open.Allocate<float>(1, 1, 127);
+        using DeviceTensor<int> integers = Open.Allocate<int>(2);
         KvAttention good = Op(cache.View);
         Refuses(good with { Window = -1 }, StrataStatus.Argument, "kv_attention: window is -1, must be 0 to 2147483647; pass 0 for no window");
         Refuses(good with { WindowSinks = int.MinValue }, StrataStatus.Argument, "kv_attention: window_sinks is -2147483648, must be 0 to 2147483647; pass 0 for none");
@@ -60,8 +58,8 @@ public sealed class KvAttentionArgumentTests
         KvCacheShape shape = new(DType.F32, 1, 1, 32);
         using DeviceKvCache plain = Upload(shape), i8 = Upload(shape with { KeyFormat = KvFormat.I8, ValueFormat = KvFormat.I8 }), tiled = Upload(shape with { KeyFormat = KvFormat.I4Block, ValueFormat = KvFormat.I8Block, Layout = KvLayout.Tiled });
         KvCache p = plain.View, t = i8.View, b = tiled.View;
-        using DeviceTensor<Half> scales = Cpu.Allocate<Half>(5, 1, 63);
-        using DeviceTensor<float> bias = Cpu.Allocate<float>(5, 1, 65);
+        using DeviceTensor<Half> scales = Open.Allocate<Half>(5, 1, 63);
+        using DeviceTensor<float> bias = Open.Allocate<float>(5, 1, 65);
         RefusesCache(p with { Layout = (KvLayout)3 }, StrataStatus.Argument, "kv_attention: cache.layout is 3, must be 0 to 2; choose a strata_kv_layout");
         RefusesCache(p with { KeyFormat = (KvFormat)9 }, StrataStatus.Argument, "kv_attention: cache.key_format is 9, must be 0 to 4; choose a strata_kv_format");
         RefusesCache(p with { KeyFormat = KvFormat.I8 }, StrataStatus.DType, "kv_attention: cache.keys.dtype is f32 (1), must be i8; convert it first");
@@ -87,7 +85,7 @@ public sealed class KvAttentionArgumentTests
     {
         KvCacheShape shape = new(DType.F16, 1, 1, 32, PageSize: 24);
         using DeviceKvCache plain = Upload(shape), wide = Upload(shape with { HeadDim = 40, PageSize = 32 }), padded = Upload(shape with { PageSize = 32, Padding = 8 });
-        RefusesCache(plain.View with { Layout = KvLayout.Tiled }, StrataStatus.Shape, "kv_attention: cache.keys.shape[2] (page_size) modulo 16 is 8, must equal 0 = 0; such pages hold whole tiles of 16 slots");
+        RefusesCache(plain.View with { Layout = KvLayout.Tiled }, StrataStatus.Shape, "kv_attention: cache.keys.shape[2] (page_size) modulo 16 is 8, must equal 0 = 0; tiled pages hold whole tiles of 16 slots");
         RefusesCache(wide.View with { Layout = KvLayout.Tiled }, StrataStatus.Shape, "kv_attention: cache head_dim modulo 16 is 8, must equal 0 = 0; tiled pages hold whole words; keep other widths in rows");
         RefusesCache(plain.View with { Layout = KvLayout.Swizzled }, StrataStatus.Shape, "kv_attention: cache head_dim modulo 64 is 32, must equal 0 = 0; swizzled pages hold half blocks of 64 channels");
         RefusesCache(padded.View with { Layout = KvLayout.Tiled }, StrataStatus.Shape, "kv_attention: cache.keys.stride[2] is 40, must be shape[3] = 32 in this layout; the block of a page is dense");
@@ -115,7 +113,9 @@ public sealed class KvAttentionArgumentTests
         Refuses(good with { KeyProbability = cache.View.ValueNorms.Slice(0, 2).Reshape(1, 1, 128) }, StrataStatus.Argument, "kv_attention: key_probability overlaps cache.value_norms, must be separate memory; give the output memory of its own", shapesOnly: false);
     }
 
-    private DeviceKvCache Upload(KvCacheShape shape) => Attending.Cache(shape, [new Sequence(1, 40)]).Upload(Cpu);
+    private static Device Open => TestDevices.Open(new TestDevice("cpu", null));
+
+    private static DeviceKvCache Upload(KvCacheShape shape) => Attending.Cache(shape, [new Sequence(1, 40)]).Upload(Open);
 
     private KvAttention Op(KvCache cache) => new() { Cache = cache, Q = _q, Output = _output, LogSumExp = _lse };
 
@@ -123,10 +123,10 @@ public sealed class KvAttentionArgumentTests
 
     private void Refuses(KvAttention op, StrataStatus status, string sentence, bool shapesOnly = true)
     {
-        using DeviceBuffer workspace = Cpu.Allocate(1 << 20);
-        StrataException e = Assert.Throws<StrataException>(() => op.Run(Cpu, workspace), sentence)!;
+        using DeviceBuffer workspace = Open.Allocate(1 << 20);
+        StrataException e = Assert.Throws<StrataException>(() => op.Run(Open, workspace), sentence)!;
         Assert.That((e.Status, e.Message), Is.EqualTo((status, sentence)));
-        Assert.That(op.IsSupported(Cpu, out string reason), Is.EqualTo(!shapesOnly), sentence);
+        Assert.That(op.IsSupported(Open, out string reason), Is.EqualTo(!shapesOnly), sentence);
         Assert.That(reason, Is.EqualTo(shapesOnly ? sentence : ""));
     }
 }
