@@ -148,9 +148,7 @@ inline void score_amx(Tile &tile) {
     const F32x16 scale = F32x16::set(tile.scale);
     for (std::int32_t row = 0; row < tile.rows; row += kTileRows) {
         const std::int32_t end = row + kTileRows < tile.rows ? row + kTileRows : tile.rows;
-        std::uint64_t seen = 0;
-        for (std::int32_t r = row; r < end; ++r) seen |= tile.seen[r];
-        score_block(tile.unit->tiles, tile, row, tile.s + row * kTile, seen, [](std::int64_t, std::int64_t) {});
+        score_block(tile.unit->tiles, tile, row, tile.s + row * kTile, seen_by_any(tile, row, end - row), [](std::int64_t, std::int64_t) {});
         for (float *s = tile.s + row * kTile; s < tile.s + end * kTile; s += 16) (F32x16::load(s) * scale).store(s);
     }
 }

@@ -42,8 +42,7 @@ inline void dot_keys(const Tile &tile, std::int32_t row, std::int32_t panel) {
 inline void score_dot(Tile &tile) {
     place_keys(tile, 2);
     for_row_blocks(tile, [&](auto count, std::int32_t row) {
-        std::uint64_t seen = 0;
-        for (int r = 0; r < count(); ++r) seen |= tile.seen[row + r];
+        const std::uint64_t seen = seen_by_any(tile, row, count());
         if (seen == 0) return;
         std::int32_t panel = std::countr_zero(seen) / kPanel;
         std::int32_t left = (static_cast<std::int32_t>(std::bit_width(seen)) + kPanel - 1) / kPanel - panel;
@@ -60,12 +59,10 @@ inline void dot_values(const Tile &tile, std::int32_t row, std::int64_t first) {
     const auto words = [&](std::int32_t pair, int i) {
         return Bf16x32::load(tile.value_panels[pair / 8] + ((pair & 7) * tile.width + 16 * (first + i)) * 2);
     };
+    const std::uint64_t any = seen_by_any(tile, row, Rows);
+    if (any == 0) return;
     std::uint64_t common = tile.seen[row];
-    std::uint64_t any = tile.seen[row];
-    for (int r = 1; r < Rows; ++r) {
-        common &= tile.seen[row + r];
-        any |= tile.seen[row + r];
-    }
+    for (int r = 1; r < Rows; ++r) common &= tile.seen[row + r];
     Sums<Rows, Columns> c;
     c.clear();
     // The first run of what all see, in whole pairs.

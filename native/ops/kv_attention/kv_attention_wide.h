@@ -282,12 +282,20 @@ inline void for_row_blocks(const Tile &tile, Body &&body) {
     }
 }
 
+/// The slots that some of the rows see.
+inline std::uint64_t seen_by_any(const Tile &tile, std::int32_t row, std::int32_t rows) {
+    std::uint64_t seen = 0;
+    for (std::int32_t r = row; r < row + rows; ++r) seen |= tile.seen[r];
+    return seen;
+}
+
 /// s = q K^T from widened keys.
 inline void multiply_keys(const Tile &tile) {
     const ScratchColumns keys{tile.wide_keys, tile.width};
     const auto depth = static_cast<std::int32_t>(tile.width);
     for (std::int32_t v = 0; 16 * v < tile.slots; v += kColumns) { // outside: the columns stay in the first-level cache for all rows
         for_row_blocks(tile, [&](auto count, std::int32_t row) {
+            if ((seen_by_any(tile, row, count()) & bit_run(16 * v, 16 * (v + kColumns))) == 0) return; // beyond the causal edge
             Sums<count(), kColumns> c;
             c.clear();
             multiply(tile.q + row * tile.width, tile.width, keys, v, 0, depth, c);
@@ -304,12 +312,10 @@ template <int Rows, int Columns, class B>
 inline void weigh_columns(const Tile &tile, std::int32_t row, std::int64_t first, const B &values) {
     const float *p = tile.s + row * kTile;
     const std::uint64_t *seen = tile.seen + row;
+    const std::uint64_t any = seen_by_any(tile, row, Rows);
+    if (any == 0) return;
     std::uint64_t common = seen[0];
-    std::uint64_t any = seen[0];
-    for (int r = 1; r < Rows; ++r) {
-        common &= seen[r];
-        any |= seen[r];
-    }
+    for (int r = 1; r < Rows; ++r) common &= seen[r];
     Sums<Rows, Columns> c;
     c.clear();
     const std::int32_t low = common == 0 ? 0 : std::countr_zero(common);
