@@ -59,6 +59,11 @@ Status check_format(const CheckMode &mode, const char *name, std::int32_t format
     return STRATA_OK;
 }
 
+Status check_multiple(const CheckMode &mode, const char *name, std::int64_t value, std::int64_t of, const char *cure) {
+    if (value % of == 0) return STRATA_OK;
+    return fail(STRATA_E_SHAPE, mode.op, ": ", name, " is ", value, ", must be a multiple of ", of, " in this cache.layout; ", cure);
+}
+
 /// Layouts other than rows: one dense block for each page and head.
 Status check_layout(const CheckMode &mode, const char *name, const View &pool, std::int32_t format, const KvCacheView &view) {
     if (view.layout == STRATA_KV_ROWS) return STRATA_OK;
@@ -66,15 +71,15 @@ Status check_layout(const CheckMode &mode, const char *name, const View &pool, s
         return fail(STRATA_E_SHAPE, mode.op, ": ", name, ".stride[2] is ", pool.stride[2], ", must be shape[3] = ", pool.shape[3],
                     " in this layout; the block of a page is dense");
     }
-    TRY(check_equal(mode, "cache.keys.shape[2] (page_size) modulo 16", view.page_size % 16, "0", 0, "such pages hold whole tiles of 16 slots"));
+    TRY(check_multiple(mode, "cache.keys.shape[2] (page_size)", view.page_size, 16, "such pages hold whole tiles of 16 slots"));
     if (view.layout == STRATA_KV_TILED) {
-        return check_equal(mode, "cache head_dim modulo 16", view.head_dim % 16, "0", 0, "tiled pages hold whole words; keep other widths in rows");
+        return check_multiple(mode, "head_dim", view.head_dim, 16, "tiled pages hold whole words; keep other widths in rows");
     }
     if (format != STRATA_KV_PLAIN || dtype_bytes(pool.dtype) != 2) {
         return fail(STRATA_E_DTYPE, mode.op, ": ", name, ".dtype is ", dtype_name(pool.dtype),
                     ", must be f16 or bf16 in STRATA_KV_SWIZZLED; use STRATA_KV_TILED for other types");
     }
-    return check_equal(mode, "cache head_dim modulo 64", view.head_dim % 64, "0", 0, "swizzled pages hold half blocks of 64 channels");
+    return check_multiple(mode, "head_dim", view.head_dim, 64, "swizzled pages hold half blocks of 64 channels");
 }
 
 /// Scales of one pool: absent, one per slot, or pairs per block.

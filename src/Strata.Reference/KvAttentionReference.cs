@@ -105,7 +105,7 @@ public static class KvAttentionReference
         }
     }
 
-    /// <summary>One row; returns exp(s - lse) of every slot.</summary>
+    /// <summary>One row; returns its probability of every slot.</summary>
     private static double[] Attend(HostTensor q, long token, long head, Slots slots, int rotation, int rows, int r, KvAttentionSettings settings, KvAttentionResult result)
     {
         int width = (int)q.Shape[2], length = slots.Bias.Length, visible = settings.Visible(length, rows, r);
@@ -140,9 +140,13 @@ public static class KvAttentionReference
         for (int s = 0; s < length; s++)
         {
             if (!settings.Sees(s, visible)) continue; // its value may be anything
-            weights[s] = Math.Exp(scores[s] - lse);
+            weights[s] = double.IsNegativeInfinity(highest) ? 0 : Math.Exp(scores[s] - highest);
             for (int d = 0; d < width; d++) result.Output[(row * width) + d] += weights[s] * slots.Values[(s * width) + d];
         }
+        // Divided last: equal scores weigh exactly 1 each, and the mean of whole numbers is rounded once.
+        double sum = Math.Max(double.Epsilon, weights.Sum() + (double.IsNegativeInfinity(sink) ? 0 : Math.Exp(sink - highest)));
+        for (int d = 0; d < width; d++) result.Output[(row * width) + d] /= sum;
+        for (int s = 0; s < length; s++) weights[s] /= sum;
         KvQuantizer.Rotate(result.Output.AsSpan((int)(row * width), width), rotation);
         ReadOnlySpan<double> past = scores.AsSpan(0, Math.Clamp(length - rows, 0, length));
         double highestPast = double.NegativeInfinity;
