@@ -157,7 +157,7 @@ Status check_plan(const KvAttentionProblem &p, const KvAttentionSplit &split, co
     for (std::int32_t i = 0; i < header.merges; ++i) {
         const KvAttentionMerge &merge = plan.merges[i];
         const bool good = rows_fit(merge.sequence, merge.head, merge.row, merge.rows, split.many_rows) && merge.first >= 0 && merge.parts >= 1 &&
-                          merge.parts <= header.partials - merge.first;
+                          merge.parts <= (header.partials - merge.first) / merge.rows;
         if (!good) {
             return fail(STRATA_E_INDEX, "kv_attention: plan merge ", i, " has rows ", merge.row, " + ", merge.rows, " and parts ", merge.first, " + ",
                         merge.parts, ", must lie within its sequence's rows and the plan's parts; make the plan for the lengths of this call");

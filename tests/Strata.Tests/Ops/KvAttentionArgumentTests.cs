@@ -85,9 +85,10 @@ public sealed class KvAttentionArgumentTests
     {
         KvCacheShape shape = new(DType.F16, 1, 1, 32, PageSize: 24);
         using DeviceKvCache plain = Upload(shape), wide = Upload(shape with { HeadDim = 40, PageSize = 32 }), padded = Upload(shape with { PageSize = 32, Padding = 8 });
-        RefusesCache(plain.View with { Layout = KvLayout.Tiled }, StrataStatus.Shape, "kv_attention: cache.keys.shape[2] (page_size) is 8, must be a multiple of 16 in this cache.layout; such pages hold whole tiles of 16 slots");
-        RefusesCache(wide.View with { Layout = KvLayout.Tiled }, StrataStatus.Shape, "kv_attention: head_dim is 8, must be a multiple of 16 in this cache.layout; tiled pages hold whole words; keep other widths in rows");
-        RefusesCache(plain.View with { Layout = KvLayout.Swizzled }, StrataStatus.Shape, "kv_attention: head_dim is 32, must be a multiple of 64 in this cache.layout; swizzled pages hold half blocks of 64 channels");
+        RefusesCache(plain.View with { Layout = KvLayout.Tiled }, StrataStatus.Shape, "kv_attention: cache.keys.shape[2] (page_size) is 24, must be a multiple of 16 in this cache.layout; such pages hold whole tiles of 16 slots");
+        RefusesCache(wide.View with { Layout = KvLayout.Tiled }, StrataStatus.Shape, "kv_attention: head_dim is 40, must be a multiple of 16 in this cache.layout; tiled pages hold whole words; keep other widths in rows");
+        RefusesCache(plain.View with { Layout = KvLayout.Swizzled }, StrataStatus.Shape, "kv_attention: cache.keys.shape[2] (page_size) is 24, must be a multiple of 16 in this cache.layout; such pages hold whole tiles of 16 slots");
+        RefusesCache(wide.View with { Layout = KvLayout.Swizzled }, StrataStatus.Shape, "kv_attention: head_dim is 40, must be a multiple of 64 in this cache.layout; swizzled pages hold half blocks of 64 channels");
         RefusesCache(padded.View with { Layout = KvLayout.Tiled }, StrataStatus.Shape, "kv_attention: cache.keys.stride[2] is 40, must be shape[3] = 32 in this layout; the block of a page is dense");
     }
 

@@ -117,6 +117,7 @@ public sealed class KvAttentionPlanTests
         {
             int[] good = OnHost(open, op);
             Assert.That(good[Merges], Is.GreaterThan(0), "the batch must have a sequence that is cut");
+            Assert.That(good[FirstMerge(good) + 3], Is.GreaterThan(1), "into parts of several rows");
             Assert.That(good[FewItems], Is.InRange(1, good[Items] - 1), "and tiles of both kinds");
             int merge = FirstMerge(good);
             DeviceTensor<float> output = open.Upload<float>([.. Enumerable.Repeat(9f, 57 * Heads * 32)], 57, Heads, 32);
@@ -142,7 +143,7 @@ public sealed class KvAttentionPlanTests
                 Refused(merge + word, -1, StrataStatus.Index, "kv_attention: plan merge 0 has rows ");
                 Refused(merge + word, int.MaxValue, StrataStatus.Index, "kv_attention: plan merge 0 has rows ");
             }
-            Refused(merge + 5, good[Partials] + 1, StrataStatus.Index, "kv_attention: plan merge 0 has rows "); // more parts than rows of partial results can hold
+            Refused(merge + 5, (good[Partials] / good[merge + 3]) + 1, StrataStatus.Index, "kv_attention: plan merge 0 has rows "); // a part has as many rows as the tile
             Fails(() => Attending.Run(open, target with { Plan = Upload(open, good[..^1]) }), StrataStatus.Shape, $"kv_attention: plan.shape[0] is {good.Length - 1}, must be at least {good.Length}; ask strata_kv_attention_plan_words");
             Fails(() => Attending.Run(open, target with { Plan = Upload(open, good).View.Reshape(1, good.Length) }), StrataStatus.Shape, "kv_attention: plan.ndim is 2, must be 1; describe the tensor with all its dimensions");
             Assert.That(output.ToArray(), Is.All.EqualTo(9f));
