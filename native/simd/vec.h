@@ -10,11 +10,9 @@
 //   I32x16   zero set load + -  to_f32
 //   order_key(x): signed integers in the order of the floats, -0 as +0 and every NaN below -infinity
 //   lanes_greater(a, b), lanes_equal(a, b): bit l is the answer of lane l
-//   any_nan(a)   any_greater(a, b)   reduce_add(I32x16)      fused(a,b,c) = a*b+c with one rounding everywhere, for what promises bits   store_s8(p,
-//   I32x16): the lowest byte of each lane F32x16::set_pair(p): lanes p[0], p[1], p[0], p[1] ...            load_bf16_words(p, even, odd): lane l: the
-//   low and the high half of word l WideDot: exact sums of unsigned bytes times 15-bit factors, lane l: sum of u[4l + i] * q[i]; add(u, q8), value();
-//   q8 is what pack_wide wrote:
-//            pack_wide(x, to) rounds 16 factors of -16383 ... 16383 to integers, writes 8 bytes for each four of them, and returns the integers
+//   any_nan(a)   any_greater(a, b)   reduce_add(I32x16)      fused(a,b,c) = a*b+c with one rounding everywhere, for what promises bits
+//   store_s8(p, I32x16): the lowest byte of each lane
+//   F32x16::set_pair(p): lanes p[0], p[1], p[0], p[1] ...            load_bf16_words(p, even, odd): lane l: the low and the high half of word l
 //   select(m, a, b): lane l of a where bit l of m is set, else of b      unzip(a, b, even, odd): the even and the odd lanes of a then b
 //   flush(x): denormal lanes become zeros of their sign      exp_of_weight(x): exp with less work at the ends; x is at most 64
 //   Bf16x32  32 bf16 numbers, a pair to a lane: load store  set_pair(p): p[0], p[1] in every lane  zip(p, q): p[l], q[l] in lane l

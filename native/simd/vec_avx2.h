@@ -355,33 +355,6 @@ inline F32x16 nibble_as_f32(U8x64 x) {
             _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.b, 4 * Nibble), mask))};
 }
 
-// Bytes 0 and 2 of each word times q[0], q[2], then 1 and 3: so q8 holds q[0] q[2] q[1] q[3] as 16-bit integers.
-struct WideDot {
-    __m256i a = _mm256_setzero_si256();
-    __m256i b = _mm256_setzero_si256();
-    static __m256i products(__m256i u, __m256i even, __m256i odd) {
-        return _mm256_add_epi32(_mm256_madd_epi16(_mm256_and_si256(u, _mm256_set1_epi16(255)), even),
-                                _mm256_madd_epi16(_mm256_srli_epi16(u, 8), odd));
-    }
-    void add(U8x64 u, const std::uint8_t *q8) {
-        std::int32_t pairs[2];
-        std::memcpy(pairs, q8, sizeof pairs);
-        const __m256i even = _mm256_set1_epi32(pairs[0]);
-        const __m256i odd = _mm256_set1_epi32(pairs[1]);
-        a = _mm256_add_epi32(a, products(u.a, even, odd));
-        b = _mm256_add_epi32(b, products(u.b, even, odd));
-    }
-    I32x16 value() const { return {a, b}; }
-};
-inline I32x16 pack_wide(F32x16 x, std::uint8_t *to) {
-    const I32x16 whole = to_i32_nearest(x);
-    const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(whole.a, whole.b), 0xd8);
-    const __m256i order =
-        _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_shuffle_epi8(halves, order));
-    return whole;
-}
-
 inline __m256i broadcast4(const std::int8_t *s4) {
     std::int32_t word;
     std::memcpy(&word, s4, 4);

@@ -209,50 +209,6 @@ inline F32x16 nibble_as_f32(U8x64 a) {
     return {_mm512_permutexvar_ps(_mm512_srli_epi32(a.v, 4 * Nibble), table)};
 }
 
-#if defined(__AVX512VNNI__)
-// A factor is 128 high + low, high signed, low 0 ... 127; q8 holds four highs, then four lows.
-struct WideDot {
-    __m512i high = _mm512_setzero_si512();
-    __m512i low = _mm512_setzero_si512();
-    void add(U8x64 u, const std::uint8_t *q8) {
-        std::int32_t parts[2];
-        std::memcpy(parts, q8, sizeof parts);
-        high = _mm512_dpbusd_epi32(high, u.v, _mm512_set1_epi32(parts[0]));
-        low = _mm512_dpbusd_epi32(low, u.v, _mm512_set1_epi32(parts[1]));
-    }
-    I32x16 value() const { return {_mm512_add_epi32(_mm512_slli_epi32(high, 7), low)}; }
-};
-inline I32x16 pack_wide(F32x16 x, std::uint8_t *to) {
-    const __m512i whole = _mm512_cvtps_epi32(x.v);
-    const __m128i high = _mm512_cvtepi32_epi8(_mm512_srai_epi32(whole, 7));
-    const __m128i low = _mm512_cvtepi32_epi8(_mm512_and_si512(whole, _mm512_set1_epi32(127)));
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm_unpacklo_epi32(high, low));
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(to + 16), _mm_unpackhi_epi32(high, low));
-    return {whole};
-}
-#else
-// Bytes 0 and 2 of each word times q[0], q[2], then 1 and 3: so q8 holds q[0] q[2] q[1] q[3] as 16-bit integers.
-struct WideDot {
-    __m512i sum = _mm512_setzero_si512();
-    void add(U8x64 u, const std::uint8_t *q8) {
-        std::int32_t pairs[2];
-        std::memcpy(pairs, q8, sizeof pairs);
-        const __m512i even = _mm512_madd_epi16(_mm512_and_si512(u.v, _mm512_set1_epi16(255)), _mm512_set1_epi32(pairs[0]));
-        const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(u.v, 8), _mm512_set1_epi32(pairs[1]));
-        sum = _mm512_add_epi32(sum, _mm512_add_epi32(even, odd));
-    }
-    I32x16 value() const { return {sum}; }
-};
-inline I32x16 pack_wide(F32x16 x, std::uint8_t *to) {
-    const __m512i whole = _mm512_cvtps_epi32(x.v);
-    const __m256i halves = _mm512_cvtsepi32_epi16(whole);
-    const __m256i order =
-        _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm256_shuffle_epi8(halves, order));
-    return {whole};
-}
-#endif
-
 inline __m512i broadcast4(const std::int8_t *s4) {
     std::int32_t word;
     std::memcpy(&word, s4, 4);

@@ -377,23 +377,6 @@ inline F32x16 nibble_as_f32(U8x64 a) {
     return r;
 }
 
-struct WideDot {
-    I32x16 sum = I32x16::zero();
-    void add(U8x64 u, const std::uint8_t *q8) {
-        std::int16_t q[4];
-        std::memcpy(q, q8, sizeof q);
-        LANES for (int b = 0; b < 4; ++b) sum.v[i] += u.v[4 * i + b] * q[b];
-    }
-    I32x16 value() const { return sum; }
-};
-inline I32x16 pack_wide(F32x16 x, std::uint8_t *to) {
-    const I32x16 whole = to_i32_nearest(x);
-    std::int16_t q[16];
-    LANES q[i] = static_cast<std::int16_t>(whole.v[i]);
-    std::memcpy(to, q, sizeof q);
-    return whole;
-}
-
 inline I32x16 dot_u8s8(I32x16 sum, U8x64 u, const std::int8_t *s4) {
     LANES for (int b = 0; b < 4; ++b) sum.v[i] += static_cast<std::int32_t>(u.v[4 * i + b]) * s4[b];
     return sum;

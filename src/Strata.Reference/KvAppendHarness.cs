@@ -144,7 +144,7 @@ public sealed class KvAppendHarness : OpHarness
                 {
                     (long page, long head, long at) = got.Locate(got.PageTable, b, h, slot);
                     for (int c = 0; c < _p._shape.HeadDim; c++) outputs.AddRange([got.Key(b, h, slot, c), got.Value(b, h, slot, c)]);
-                    foreach (HostTensor? side in new[] { got.Positions, got.LogitBias, got.KeyNorms, got.ValueNorms }) outputs.Add(side is null ? 0 : side[page, head, at]);
+                    foreach (HostTensor? side in new[] { _p._storesPositions ? got.Positions : null, got.LogitBias, got.KeyNorms, got.ValueNorms }) outputs.Add(side is null ? 0 : side[page, head, at]);
                 });
                 return System.Runtime.InteropServices.MemoryMarshal.AsBytes(outputs.ToArray().AsSpan()).ToArray();
             }

@@ -108,11 +108,12 @@ internal sealed class KvAttentionRun : OpRun
     /// <summary>Kernels that multiply 16-bit numbers: GPUs' tensor cores, and the bf16 dot products of some CPUs.</summary>
     private bool SixteenBit => _device.Id != "cpu" || _device.Isa is "avx512vnni" or "amx";
 
-    /// <summary>fp32 sums everywhere; where 16-bit products are, the weights are rounded to the cache's type. Quantised caches have the fp16 gate.</summary>
+    /// <summary>fp32 sums everywhere; where 16-bit products are, the weights are rounded to the cache's type. Tensor cores take the codes of a quantised cache as
+    /// fp16, and round q and the weights to it once their scales are in.</summary>
     private double Gate()
     {
         double gate = Gate(_p.Output.DType);
-        if (!_p.Cache.Shape.IsPlain) gate = Math.Max(gate, Gate(DType.F16));
+        if (!_p.Cache.Shape.IsPlain && _device.Id != "cpu") gate = Math.Max(gate, 2e-3);
         return _p.Cache.Shape.IsPlain && SixteenBit ? Math.Max(gate, Gate(_p.Cache.Shape.Type)) : gate;
     }
 
@@ -127,7 +128,7 @@ internal sealed class KvAttentionRun : OpRun
         double[] got = Download(sums, NewSums()).ToDoubles();
         KvCacheShape shape = _p.Cache.Shape;
         // With 16-bit products a query that is finer than the cache is the sum of two of the cache's type.
-        double query = !shape.IsPlain ? 1.0 / (1 << 16)
+        double query = !shape.IsPlain ? (_device.Id == "cpu" ? 0 : 1.0 / (1 << 12))
             : !SixteenBit || _p.Q.DType == shape.Type ? 0
             : shape.Type == DType.BF16 ? 1.0 / (1 << 17) : 1.0 / (1 << 21);
         var worst = new Comparison(0, 1e-6, "");
