@@ -29,9 +29,9 @@ for folder in "${folders[@]}"; do
   printf '%s\n' "${listed[@]}" | grep -qx "$folder" || problem "native/ops/$folder has no line in ops.def"
 done
 
-# A kernel that grows past this is two kernels.
+# A kernel that grows past this is two kernels. The ABI is one file, whatever its length.
 while read -r lines file; do
-  [[ $file == total ]] || ((lines <= 600)) || problem "$file has $lines lines; split it"
+  [[ $file == total || $file == native/include/strata/strata.h ]] || ((lines <= 600)) || problem "$file has $lines lines; split it"
 done < <(git ls-files 'native/*.cpp' 'native/*.h' 'native/*.cu' 'native/*.cuh' 'src/*.cs' 'bindings/Strata.BindGen/*.cs' 'bench/*.cs' | xargs wc -l)
 
 ((problems == 0))
