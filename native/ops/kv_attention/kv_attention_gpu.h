@@ -11,7 +11,6 @@ SmemLayout rows_layout(const KvAttentionProblem &problem, bool few, bool split);
 SmemLayout words_layout(const KvAttentionProblem &problem, bool few, bool split);
 /// Launches a grid over items and parts of items (y); 0 is ok.
 int launch_rows(gpu::Dim3 grid, void *stream, const AttentionParams &params);
-int launch_words(gpu::Dim3 grid, void *stream, const AttentionParams &params);
 
 /// Adds exp(s - lse) of every row to params.probability; after the attention itself.
 int launch_probability(const KvAttentionProblem &problem, void *stream, AttentionParams params);

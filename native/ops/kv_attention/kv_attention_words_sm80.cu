@@ -46,16 +46,6 @@ WordShape shape_of(const KvAttentionProblem &p, bool few, bool split) {
     return roomy || p.cache.value_format == STRATA_KV_I4_BLOCK ? kCodes : kHalves;
 }
 
-template <int Dim>
-int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
-    const auto bytes = static_cast<std::size_t>(params.smem.total);
-    if (!params.few_kernel) return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, 4, false>), grid, kThreads, bytes, stream, params);
-    if (params.smem.word_tiles == kHalves.group) {
-        return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, 2, true>), grid, kThreads, bytes, stream, params);
-    }
-    return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, 4, true>), grid, kThreads, bytes, stream, params);
-}
-
 bool words_of_codes(std::int32_t format, std::int32_t dtype) { return format != STRATA_KV_PLAIN || dtype != STRATA_DTYPE_F32; }
 
 /// Words are copied 16 bytes at a time, from blocks that are dense.
@@ -83,14 +73,6 @@ SmemLayout words_layout(const KvAttentionProblem &p, bool few, bool split) {
         if (static_cast<std::size_t>(more.total) <= gpu::kPortableSmemBytes) best = more;
     }
     return best;
-}
-
-int launch_words(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
-    switch (padded_dim(params.cache.head_dim)) {
-    case 64: return launch<64>(grid, stream, params);
-    case 128: return launch<128>(grid, stream, params);
-    default: return launch<256>(grid, stream, params);
-    }
 }
 
 } // namespace strata
