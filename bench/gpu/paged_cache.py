@@ -38,8 +38,9 @@ class PagedCache:
             slots = np.arange(used * page_size, dtype=np.int32)
             positions[self.table[b, h, :used], h if shared else 0] = np.where(slots < lengths[b, h], slots, -1).reshape(used, page_size)
             visible[b, h, used:] = -1
-        self.keys, self.key_scales = self._pool(True, (pages, heads), padding, positions)
-        self.values, self.value_scales = self._pool(False, (pages, heads), padding, positions)
+        gap = padding if layout == "rows" else 0  # the other layouts' pages are dense
+        self.keys, self.key_scales = self._pool(True, (pages, heads), gap, positions)
+        self.values, self.value_scales = self._pool(False, (pages, heads), gap, positions)
         self.tail = memory.gaussian((batch * kv_heads, cache_formats.BLOCK, head_dim), "f16") if self.form.blocks else None
         self.positions = memory.array(positions, "i32")
         self.page_table = memory.array(visible, "i32")

@@ -31,9 +31,11 @@ public static class MergeStatesReference
                 for (long i = 0; i < count; i++)
                 {
                     if (double.IsNegativeInfinity(sums[i, t, h])) continue;
-                    double weight = Math.Exp(sums[i, t, h] - lse[row]);
+                    double weight = Math.Exp(sums[i, t, h] - highest);
                     for (long d = 0; d < width; d++) output[(row * width) + d] += weight * parts[i, t, h, d];
                 }
+                // Divided last, so that the mean of whole numbers is exact.
+                for (long d = 0; d < width && double.IsFinite(highest); d++) output[(row * width) + d] /= sum;
             }
         }
         return (output, lse);

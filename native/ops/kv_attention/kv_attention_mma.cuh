@@ -81,6 +81,7 @@ struct BlockState {
     Work work;
     Walk walk;
     RowView rows[kWarps * 16];
+    float past[std::size_t{kThreads}][4]; // each thread's max and sum of its two rows, at the end of the past
 };
 
 constexpr int end_bytes(int dim) {
@@ -287,15 +288,16 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     }
     float max[2] = {-gpu::kInfinity, -gpu::kInfinity};
     float sum[2] = {0.0f, 0.0f};
-    float past_max[2] = {-gpu::kInfinity, -gpu::kInfinity};
-    float past_sum[2] = {0.0f, 0.0f};
+    float *past = state.past[gpu::thread_x()];
+    past[0] = past[1] = -gpu::kInfinity;
+    past[2] = past[3] = 0.0f;
 
     for (int32_t index = 0; index < walk.tiles; ++index) {
         if (index == walk.border) {
             GPU_UNROLL
             for (int i = 0; i < 2; ++i) {
-                past_max[i] = max[i];
-                past_sum[i] = sum[i];
+                past[i] = max[i];
+                past[2 + i] = sum[i];
             }
         }
         const Tile tile = tile_at(walk, index, Source::kTileSlots);
@@ -351,8 +353,8 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     if (walk.border == walk.tiles) {
         GPU_UNROLL
         for (int i = 0; i < 2; ++i) {
-            past_max[i] = max[i];
-            past_sum[i] = sum[i];
+            past[i] = max[i];
+            past[2 + i] = sum[i];
         }
     }
 
@@ -368,9 +370,10 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     for (int i = 0; i < 2; ++i) {
         sum[i] += gpu::shfl_xor(sum[i], 1);
         sum[i] += gpu::shfl_xor(sum[i], 2);
-        past_sum[i] += gpu::shfl_xor(past_sum[i], 1);
-        past_sum[i] += gpu::shfl_xor(past_sum[i], 2);
-        if (q == 0) end.parts[gpu::warp_id() * 16 + g + 8 * i] = RowState{max[i], sum[i], past_max[i], past_sum[i]};
+        float past_sum = past[2 + i];
+        past_sum += gpu::shfl_xor(past_sum, 1);
+        past_sum += gpu::shfl_xor(past_sum, 2);
+        if (q == 0) end.parts[gpu::warp_id() * 16 + g + 8 * i] = RowState{max[i], sum[i], past[i], past_sum};
     }
     gpu::sync_threads();
     const int thread = gpu::thread_x();

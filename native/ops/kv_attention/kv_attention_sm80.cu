@@ -23,6 +23,7 @@ struct Family {
     int (*launch)(gpu::Dim3 grid, void *stream, const AttentionParams &params);
 };
 constexpr Family kRowsFamily{GPU_IMPL_NAME("kv_attention") "_rows", rows_layout, launch_rows};
+constexpr Family kWordsFamily{GPU_IMPL_NAME("kv_attention") "_words", words_layout, launch_words};
 constexpr Family kPlainFamily{GPU_IMPL_NAME("kv_attention") "_plain", nullptr, nullptr};
 
 const Family &family_of(const KvAttentionProblem &p, bool split) {
@@ -31,6 +32,7 @@ const Family &family_of(const KvAttentionProblem &p, bool split) {
         return bytes > 0 && bytes <= gpu::kPortableSmemBytes;
     };
     if (fits(kRowsFamily)) return kRowsFamily;
+    if (fits(kWordsFamily)) return kWordsFamily;
     return kPlainFamily;
 }
 

@@ -65,16 +65,16 @@ struct WordSource {
 
     const AttentionParams &p;
     const Work &work;
-    Codes key_codes, value_codes;
-    int32_t paged; // keys from here on are in the tail
 
-    GPU_DEVICE WordSource(const AttentionParams &params, const Work &of)
-        : p(params), work(of), key_codes(codes_of(params.cache.key_format, params.cache.dtype)),
-          value_codes(codes_of(params.cache.value_format, params.cache.value_dtype)), paged(paged_keys(params.cache, of.length)) {}
+    GPU_DEVICE WordSource(const AttentionParams &params, const Work &of) : p(params), work(of) {}
 
-    GPU_DEVICE bool keys_bf16() const { return key_codes == Codes::kBfloat; }
+    // From the launch's parameters each time: they cost no registers between their uses.
+    GPU_DEVICE Codes key_codes() const { return static_cast<Codes>(p.smem.key_codes); }
+    GPU_DEVICE Codes value_codes() const { return static_cast<Codes>(p.smem.value_codes); }
+
+    GPU_DEVICE bool keys_bf16() const { return key_codes() == Codes::kBfloat; }
     GPU_DEVICE int key_channel(int kk, int q, int i, int e) const {
-        const int per_word = 1 << word_shift(key_codes);
+        const int per_word = 1 << word_shift(key_codes());
         if (per_word == 2) return 16 * kk + 8 * i + 2 * q + e;
         if (per_word == 4) return 16 * kk + 4 * q + 2 * i + e;
         return 32 * (kk >> 1) + 8 * q + 4 * (kk & 1) + i + 2 * e;
@@ -108,10 +108,10 @@ struct WordSource {
         const int block = in_tile / 16;
         const GpuKvCache &cache = p.cache;
         const bool there = place.page >= 0;
-        const int64_t key_bytes = key_codes <= Codes::kBfloat ? 2 : 1;
-        const int64_t value_bytes = value_codes <= Codes::kBfloat ? 2 : 1;
-        const int32_t key_row = place.in_page / 16 * (cache.head_dim >> word_shift(key_codes)) * 64;
-        const int32_t value_row = (place.in_page >> word_shift(value_codes)) * cache.head_dim * 4;
+        const int64_t key_bytes = key_codes() <= Codes::kBfloat ? 2 : 1;
+        const int64_t value_bytes = value_codes() <= Codes::kBfloat ? 2 : 1;
+        const int32_t key_row = place.in_page / 16 * (cache.head_dim >> word_shift(key_codes())) * 64;
+        const int32_t value_row = (place.in_page >> word_shift(value_codes())) * cache.head_dim * 4;
         info.key[block] = there ? block_at(cache.keys, place.page, work.head) * key_bytes + key_row : -1;
         info.value[block] = there ? block_at(cache.values, place.page, work.head) * value_bytes + value_row : -1;
         info.key_scale[block] = row_at(cache.key_scales, GpuSlot{place.page, place.in_page / kKvBlock}, work.head);
@@ -119,7 +119,7 @@ struct WordSource {
     }
 
     GPU_DEVICE void load_keys(const Info &info, unsigned char *unit) const {
-        const int shift = word_shift(key_codes);
+        const int shift = word_shift(key_codes());
         const int row_bits = (Dim == 256 ? 8 : Dim == 128 ? 7 : 6) - shift;
         const int rows = 1 << row_bits;
         const int used = p.cache.head_dim >> shift;
@@ -132,7 +132,7 @@ struct WordSource {
             gpu::cp_async16(unit + (block * rows + w) * 64 + (chunk ^ (w & 2)) * 16, there ? from + info.key[block] + w * 64 + chunk * 16 : from,
                             there);
         }
-        if (key_codes < Codes::kByte) return;
+        if (key_codes() < Codes::kByte) return;
         const auto *scales = static_cast<const uint16_t *>(p.cache.key_scales.data);
         auto *to = reinterpret_cast<uint16_t *>(unit + key_words_bytes(kTileSlots, Dim, 1 << shift));
         constexpr int kChunks = Dim / 8;
@@ -149,7 +149,7 @@ struct WordSource {
     }
 
     GPU_DEVICE void load_values(const Info &info, unsigned char *unit) const {
-        const int shift = word_shift(value_codes);
+        const int shift = word_shift(value_codes());
         constexpr int kChunks = Dim / 4;
         // Rows of a lane: 2 T / E; the lane is the row's number over that.
         const int lane_shift = (T == 4 ? 3 : 2) - shift;
@@ -163,7 +163,7 @@ struct WordSource {
             gpu::cp_async16(unit + (row * kChunks + (chunk ^ (2 * ((row >> lane_shift) & 3)))) * 16,
                             there ? from + info.value[block] + (in_block * p.cache.head_dim + chunk * 4) * 4 : from, there);
         }
-        if (value_codes < Codes::kByte) return;
+        if (value_codes() < Codes::kByte) return;
         const auto *scales = static_cast<const uint16_t *>(p.cache.value_scales.data);
         auto *to = reinterpret_cast<uint16_t *>(unit + (kTileSlots >> shift) * Dim * 4);
         for (int i = gpu::thread_x(); i < 2 * (Dim / kKvBlock) * (kTileSlots / 8); i += kThreads) {
@@ -178,8 +178,8 @@ struct WordSource {
     /// Slots of a page that do not count may hold anything: numbers that could be NaN, and scales, become 0. Scales of tokens are 0 already.
     GPU_DEVICE void clean_values(const Tile &tile, unsigned char *unit) const {
         if (tile.low <= tile.first && tile.first + kTileSlots <= tile.high) return;
-        const int shift = word_shift(value_codes);
-        if (value_codes == Codes::kHalf || value_codes == Codes::kBfloat || value_codes == Codes::kFloat8) {
+        const int shift = word_shift(value_codes());
+        if (value_codes() == Codes::kHalf || value_codes() == Codes::kBfloat || value_codes() == Codes::kFloat8) {
             auto *words = reinterpret_cast<uint32_t *>(unit);
             const int bits = 32 >> shift;
             for (int i = gpu::thread_x(); i < (kTileSlots >> shift) * Dim; i += kThreads) {
@@ -188,7 +188,7 @@ struct WordSource {
                 for (int e = 0; e < 1 << shift; ++e) kept |= counts(tile, slot + e) ? ((1u << bits) - 1u) << (bits * e) : 0u;
                 words[i] &= kept;
             }
-        } else if (value_codes >= Codes::kByte) {
+        } else if (value_codes() >= Codes::kByte) {
             auto *scales = reinterpret_cast<uint16_t *>(unit + (kTileSlots >> shift) * Dim * 4);
             for (int i = gpu::thread_x(); i < 2 * (Dim / kKvBlock) * kTileSlots; i += kThreads) {
                 if (!counts(tile, tile.first + i % kTileSlots)) scales[i] = 0;
@@ -356,7 +356,7 @@ struct WordSource {
                            float (&s)[std::size_t{kScoreTiles}][4]) const {
         const int g = gpu::lane_id() >> 2;
         const int q = gpu::lane_id() & 3;
-        const int shift = word_shift(key_codes);
+        const int shift = word_shift(key_codes());
         const int rows = Dim >> shift;
         GPU_UNROLL
         for (int group = 0; group < kGroups; ++group) {
@@ -372,8 +372,8 @@ struct WordSource {
                 GPU_UNROLL
                 for (int i = 0; i < 4; ++i) part[j][i] = 0.0f;
             }
-            const bool in_tail = tile.first + slot >= paged && key_codes >= Codes::kByte;
-            switch (key_codes) {
+            const bool in_tail = tile.first + slot >= paged_keys(p.cache, work.length) && key_codes() >= Codes::kByte;
+            switch (key_codes()) {
             case Codes::kHalf: scores_halves<false>(words, query, part); break;
             case Codes::kBfloat: scores_halves<true>(words, query, part); break;
             case Codes::kInt8: scores_bytes<Codes::kInt8>(words, query, part); break;
@@ -392,7 +392,7 @@ struct WordSource {
                     scores_block<Codes::kNibble>(words, scales, query, part);
                 }
             }
-            const bool factors = key_codes == Codes::kInt8 || key_codes == Codes::kFloat8;
+            const bool factors = key_codes() == Codes::kInt8 || key_codes() == Codes::kFloat8;
             GPU_UNROLL
             for (int j = 0; j < T; ++j) {
                 GPU_UNROLL
@@ -466,14 +466,14 @@ struct WordSource {
                            float (&o)[std::size_t{Dim / 8}][4]) const {
         const int g = gpu::lane_id() >> 2;
         const int q = gpu::lane_id() & 3;
-        const int shift = word_shift(value_codes);
+        const int shift = word_shift(value_codes());
         GPU_UNROLL
         for (int group = 0; group < kGroups; ++group) {
             const int slot = warp_slot + group * kGroupSlots + 2 * T * q; // the lane's first
             const unsigned char *words = unit + (slot >> shift) * Dim * 4 + (g ^ (2 * q)) * 16;
             const unsigned char *scales = unit + (kTileSlots >> shift) * Dim * 4 + slot * 2;
             uint32_t token[4] = {0, 0, 0, 0};
-            if (value_codes == Codes::kInt8 || value_codes == Codes::kFloat8) {
+            if (value_codes() == Codes::kInt8 || value_codes() == Codes::kFloat8) {
                 load_slot_pairs<false, T>(reinterpret_cast<const unsigned char *>(info.value_factor + slot), token);
             }
             float part[std::size_t{T}][4];
@@ -482,7 +482,7 @@ struct WordSource {
                 GPU_UNROLL
                 for (int i = 0; i < 4; ++i) part[j][i] = s[group * T + j][i];
             }
-            switch (value_codes) {
+            switch (value_codes()) {
             case Codes::kHalf: multiply_values<Codes::kHalf>(words, scales, token, part, o); break;
             case Codes::kBfloat: multiply_values<Codes::kBfloat>(words, scales, token, part, o); break;
             case Codes::kInt8: multiply_values<Codes::kInt8>(words, scales, token, part, o); break;
@@ -496,7 +496,7 @@ struct WordSource {
 };
 
 template <int Dim, int T, bool Few>
-GPU_KERNEL(kThreads, Dim > 128 ? 2 : 3)
+GPU_KERNEL(kThreads, Dim > 64 ? 2 : 3)
 kv_attention_mma_words_kernel(AttentionParams p) {
     GPU_DYNAMIC_SMEM(smem);
     attend<WordSource<Dim, T, Few>>(p, smem);

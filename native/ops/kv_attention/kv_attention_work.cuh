@@ -26,7 +26,7 @@ struct SmemLayout {
     int32_t key_unit, value_unit; // bytes of one tile's keys and values
     int32_t stages;               // tiles of each
     int32_t infos, queries, turned, state, total;
-    int32_t word_tiles; // of tiled pages: T of kv_attention_words.cuh
+    int32_t word_tiles, key_codes, value_codes; // of tiled pages: T and Codes of kv_attention_words.cuh
 };
 
 struct AttentionParams {
