@@ -67,6 +67,7 @@
 //   GPU_HOST_DEVICE         a function of both sides (layout arithmetic)
 //   GPU_DYNAMIC_SMEM(name)  `unsigned char name[]`, 128-byte aligned: the block's shared memory
 //   GPU_UNROLL              in front of a loop: unroll it fully
+//   GPU_UNROLL_BY(n)        or n times, to have the loads of n steps under way
 //   GPU_LAUNCH(kernel, grid, block, smem_bytes, stream, params)
 //                           queues the kernel on the stream; an int, 0 when ok, else a code for launch_error_text;
 //                           grid and block are gpu::Dim3, an int or {x, y, z}; kernel may be a template-id

@@ -7,6 +7,8 @@
 #define GPU_HOST_DEVICE __host__ __device__ __forceinline__
 #define GPU_DYNAMIC_SMEM(name) extern __shared__ __align__(128) unsigned char name[]
 #define GPU_UNROLL _Pragma("unroll")
+#define GPU_PRAGMA(text) _Pragma(#text)
+#define GPU_UNROLL_BY(count) GPU_PRAGMA(unroll count)
 #define GPU_LAUNCH(...) ::gpu::launch(__VA_ARGS__)
 #define GPU_SITE \
     {}

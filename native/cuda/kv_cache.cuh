@@ -81,15 +81,20 @@ struct GpuSlot {
     int32_t in_page;
 };
 
-/// Follows one table row. `slot` must lie below the (checked) length.
+GPU_DEVICE int32_t page_index(const GpuKvCache &cache, int32_t slot) {
+    return cache.page_shift >= 0 ? slot >> cache.page_shift : slot / cache.page_size;
+}
+/// What a table row says of a slot, which must lie below the (checked) length.
+GPU_DEVICE int32_t table_entry(const GpuKvCache &cache, const int32_t *table, int32_t slot) { return table[page_index(cache, slot)]; }
+/// The place of a slot by its table entry.
+GPU_DEVICE GpuSlot slot_at(const GpuKvCache &cache, int32_t slot, int32_t entry, uint32_t *fault) {
+    const bool good = entry >= 0 && entry < cache.pages;
+    if (!good) raise_fault(fault, kFaultPage);
+    return GpuSlot{good ? entry : -1, slot - page_index(cache, slot) * cache.page_size};
+}
+/// Both at once.
 GPU_DEVICE GpuSlot find_slot(const GpuKvCache &cache, const int32_t *table, int32_t slot, uint32_t *fault) {
-    const int32_t index = cache.page_shift >= 0 ? slot >> cache.page_shift : slot / cache.page_size;
-    int32_t page = table[index];
-    if (page < 0 || page >= cache.pages) {
-        raise_fault(fault, kFaultPage);
-        page = -1;
-    }
-    return GpuSlot{page, slot - index * cache.page_size};
+    return slot_at(cache, slot, table_entry(cache, table, slot), fault);
 }
 
 GPU_DEVICE const int32_t *table_row(const GpuKvCache &cache, int64_t sequence, int64_t head) {
@@ -134,12 +139,17 @@ GPU_DEVICE int64_t find_tail(const GpuKvCache &cache, int64_t sequence, int64_t 
 /// Slots whose keys are in pages, of the `held` ones; the others are in the tail.
 GPU_DEVICE int32_t paged_keys(const GpuKvCache &cache, int32_t held) { return cache.tails == nullptr ? held : held / kKvBlock * kKvBlock; }
 
-/// The length of one head, forced into 0 ... most.
-GPU_DEVICE int32_t checked_length(const GpuKvCache &cache, int64_t sequence, int64_t head, int64_t most, uint32_t *fault) {
-    const int32_t length = cache.lengths[sequence * cache.length_sequence + head * cache.length_head];
+GPU_DEVICE int32_t length_entry(const GpuKvCache &cache, int64_t sequence, int64_t head) {
+    return cache.lengths[sequence * cache.length_sequence + head * cache.length_head];
+}
+/// A length forced into 0 ... most.
+GPU_DEVICE int32_t checked_length(int32_t length, int64_t most, uint32_t *fault) {
     const auto safe = static_cast<int32_t>(gpu::max(int64_t{0}, gpu::min(int64_t{length}, most)));
     if (safe != length) raise_fault(fault, kFaultLength);
     return safe;
+}
+GPU_DEVICE int32_t checked_length(const GpuKvCache &cache, int64_t sequence, int64_t head, int64_t most, uint32_t *fault) {
+    return checked_length(length_entry(cache, sequence, head), most, fault);
 }
 
 /// Ragged rows: offsets [batch + 1], or null where all rows belong to the only sequence.

@@ -9,6 +9,7 @@
 #define GPU_HOST_DEVICE inline
 #define GPU_DYNAMIC_SMEM(name) unsigned char *const name = ::simt::self->block->shared
 #define GPU_UNROLL
+#define GPU_UNROLL_BY(count)
 #define GPU_LAUNCH(...) ::gpu::launch(#__VA_ARGS__, __VA_ARGS__)
 #define GPU_SITE ::gpu::Site::current()
 

@@ -230,7 +230,8 @@ def _merge_refusal(memory: Memory) -> str:
 # (format, layout, whether every shape is timed or only three), and the share of the read bandwidth that "very good" means. f16 runs bf16's kernel with one
 # other instruction, so bf16 stands for both.
 _CACHES = ((FORMATS["bf16"], "rows", True, 0.85), (FORMATS["bf16"], "swizzled", True, 0.85), (FORMATS["i8"], "rows", False, 182 / 205),
-           (FORMATS["f8"], "rows", False, 182 / 205), (FORMATS["i8_block"], "tiled", False, 182 / 205), (FORMATS["i4_block"], "tiled", True, 95 / 120))
+           (FORMATS["f8"], "rows", False, 182 / 205), (FORMATS["i8"], "tiled", False, 182 / 205), (FORMATS["f8"], "tiled", False, 182 / 205),
+           (FORMATS["i8_block"], "tiled", False, 182 / 205), (FORMATS["i4_block"], "tiled", True, 95 / 120))
 # Batch, length in k, and what "very good" means at 16 bits where the shape has a figure of its own.
 _DECODE = ((1, 4, 5.6 / 8), (1, 32, 44.7 / 50), (1, 128, None), (8, 4, 44.7 / 50), (8, 32, 358 / 380), (64, 4, 358 / 380))
 _FEW = ((1, 32), (8, 4), (8, 32))

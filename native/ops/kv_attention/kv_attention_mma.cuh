@@ -111,36 +111,54 @@ GPU_DEVICE void stage_query(const AttentionParams &p, const Work &work, float *r
     gpu::sync_threads();
 }
 
-/// Fragment words of one step: rows g, g + 8; channels by the Source. `rows`: turned rows, or null for q itself.
-template <class Source>
-GPU_DEVICE void query_fragment(const AttentionParams &p, const Work &work, const Source &source, const float *rows, int row_tile, int kk,
-                               uint32_t (&main)[4], uint32_t (&rest)[4]) {
-    const int g = gpu::lane_id() >> 2;
+/// A turned row of shared memory.
+struct TurnedRow {
+    const float *row;
+    bool there;
+
+    GPU_DEVICE float get(int channel, bool inside) const { return there && inside ? row[channel] : 0.0f; }
+};
+/// A row of q. What is not there is read from where something is, so that no branch keeps loads apart.
+template <int32_t DType>
+struct QueryRow {
+    const void *q;
+    int64_t at;
+    bool there;
+
+    GPU_DEVICE float get(int channel, bool inside) const {
+        const float value = load_element(DType, q, at + (inside ? channel : 0));
+        return there && inside ? value : 0.0f;
+    }
+};
+
+/// Fragment words of one step: rows g, g + 8; channels by the Source.
+template <class Source, class Row>
+GPU_DEVICE void query_fragment(const AttentionParams &p, const Source &source, const Row (&rows)[2], int kk, uint32_t (&main)[4], uint32_t (&rest)[4]) {
     const int q = gpu::lane_id() & 3;
     const bool bf16 = source.keys_bf16();
+    float v[4][2];
     GPU_UNROLL
     for (int i = 0; i < 4; ++i) {
-        const int r = row_tile * 16 + g + 8 * (i & 1);
-        float v[2] = {0.0f, 0.0f};
         GPU_UNROLL
         for (int e = 0; e < 2; ++e) {
             const int channel = source.key_channel(kk, q, i >> 1, e);
-            if (r >= work.rows || channel >= p.cache.head_dim) continue;
-            v[e] = rows != nullptr ? rows[r * row_pitch<Source::kDim>() + channel]
-                                   : load_element(p.q_dtype, p.q, token_of(p, work, r) * p.q_token + head_of(p, work, r) * p.q_head + channel);
+            v[i][e] = rows[i & 1].get(channel, channel < p.cache.head_dim);
         }
-        main[i] = pack_pair(bf16, v[0], v[1]);
-        rest[i] = pack_pair(bf16, v[0] - low_of(bf16, main[i]), v[1] - high_of(bf16, main[i]));
+    }
+    GPU_UNROLL
+    for (int i = 0; i < 4; ++i) {
+        main[i] = pack_pair(bf16, v[i][0], v[i][1]);
+        rest[i] = pack_pair(bf16, v[i][0] - low_of(bf16, main[i]), v[i][1] - high_of(bf16, main[i]));
     }
 }
 
-/// Makes the operands of the warp's row tile. All threads; with operands in shared memory they must meet before reading.
-template <class Source>
-GPU_DEVICE void load_query(const AttentionParams &p, const Work &work, const Source &source, const float *rows, unsigned char *smem,
+/// Makes the operands of the warp's row tile from its rows g and g + 8.
+template <class Source, class Row>
+GPU_DEVICE void make_query(const AttentionParams &p, const Source &source, const Row (&rows)[2], unsigned char *smem,
                            Query<Source::kDim / 16, Source::kQueryInSmem> &query) {
     constexpr int kSteps = Source::kDim / 16;
-    const int row_tile = gpu::warp_id() / Source::kSlotWarps;
     if constexpr (Source::kQueryInSmem) {
+        const int row_tile = gpu::warp_id() / Source::kSlotWarps;
         auto *fragments = reinterpret_cast<gpu::U4 *>(smem + p.smem.queries);
         constexpr int kRest = Source::kRows / 16 * kSteps;
         query.main = fragments + row_tile * kSteps * gpu::kWarpSize;
@@ -148,36 +166,79 @@ GPU_DEVICE void load_query(const AttentionParams &p, const Work &work, const Sou
         for (int kk = gpu::warp_id() % Source::kSlotWarps; kk < kSteps; kk += Source::kSlotWarps) {
             gpu::U4 main;
             gpu::U4 rest;
-            query_fragment(p, work, source, rows, row_tile, kk, main.v, rest.v);
+            query_fragment(p, source, rows, kk, main.v, rest.v);
             const int at = (row_tile * kSteps + kk) * gpu::kWarpSize + gpu::lane_id();
             gpu::store16(fragments + at, main);
             if (p.q_split) gpu::store16(fragments + at + kRest * gpu::kWarpSize, rest);
         }
     } else {
         GPU_UNROLL
-        for (int kk = 0; kk < kSteps; ++kk) query_fragment(p, work, source, rows, row_tile, kk, query.main[kk], query.rest[kk]);
+        for (int kk = 0; kk < kSteps; ++kk) query_fragment(p, source, rows, kk, query.main[kk], query.rest[kk]);
     }
 }
 
-/// Products to exponents of 2; what a row does not see becomes -inf. `views`: of row g of the warp's tile.
+template <int32_t DType, class Source>
+GPU_DEVICE void make_query_from(const AttentionParams &p, const Work &work, const Source &source, unsigned char *smem,
+                                Query<Source::kDim / 16, Source::kQueryInSmem> &query) {
+    const int first = gpu::warp_id() / Source::kSlotWarps * 16 + (gpu::lane_id() >> 2);
+    QueryRow<DType> rows[2];
+    GPU_UNROLL
+    for (int i = 0; i < 2; ++i) {
+        const int r = first + 8 * i;
+        const int read = gpu::min(r, work.rows - 1);
+        rows[i] = QueryRow<DType>{p.q, token_of(p, work, read) * p.q_token + head_of(p, work, read) * p.q_head, r < work.rows};
+    }
+    make_query(p, source, rows, smem, query);
+}
+
+/// The operands of the warp's row tile, from turned rows or, where that is null, from q. All threads; with operands in shared memory
+/// they must meet before reading.
+template <class Source>
+GPU_DEVICE void load_query(const AttentionParams &p, const Work &work, const Source &source, const float *turned, unsigned char *smem,
+                           Query<Source::kDim / 16, Source::kQueryInSmem> &query) {
+    if (turned != nullptr) {
+        const int first = gpu::warp_id() / Source::kSlotWarps * 16 + (gpu::lane_id() >> 2);
+        const float *row = turned + first * row_pitch<Source::kDim>();
+        const TurnedRow rows[2] = {{row, first < work.rows}, {row + 8 * row_pitch<Source::kDim>(), first + 8 < work.rows}};
+        make_query(p, source, rows, smem, query);
+    } else if (p.q_dtype == STRATA_DTYPE_F32) {
+        make_query_from<STRATA_DTYPE_F32>(p, work, source, smem, query);
+    } else if (p.q_dtype == STRATA_DTYPE_F16) {
+        make_query_from<STRATA_DTYPE_F16>(p, work, source, smem, query);
+    } else {
+        make_query_from<STRATA_DTYPE_BF16>(p, work, source, smem, query);
+    }
+}
+
+/// Products to exponents of 2; what a row does not see becomes -inf. `views`: of row g of the warp's tile. Each question is asked
+/// once for all elements, so that they go through as one run of instructions.
 template <class Source>
 GPU_DEVICE void mask_scores(const AttentionParams &p, const Tile &tile, const RowView *views, const float *biases, int warp_slot,
                             float (&s)[std::size_t{Source::kScoreTiles}][4]) {
     const int q = gpu::lane_id() & 3;
     const RowView rows[2] = {views[0], views[8]};
-    const bool seen = gpu::all(sees_all(tile, rows[0], Source::kTileSlots) && sees_all(tile, rows[1], Source::kTileSlots));
+    if (p.shaped) {
+        GPU_UNROLL
+        for (int n = 0; n < Source::kScoreTiles; ++n) {
+            GPU_UNROLL
+            for (int i = 0; i < 4; ++i) {
+                const int in_tile = warp_slot + Source::score_slot(n, q, i & 1);
+                s[n][i] = shaped_score(p, s[n][i], rows[i >> 1], tile.first + in_tile, biases[in_tile]);
+            }
+        }
+    } else {
+        GPU_UNROLL
+        for (int n = 0; n < Source::kScoreTiles; ++n) {
+            GPU_UNROLL
+            for (int i = 0; i < 4; ++i) s[n][i] *= p.scale_log2;
+        }
+    }
+    if (gpu::all(sees_all(tile, rows[0], Source::kTileSlots) && sees_all(tile, rows[1], Source::kTileSlots))) return;
     GPU_UNROLL
     for (int n = 0; n < Source::kScoreTiles; ++n) {
         GPU_UNROLL
         for (int i = 0; i < 4; ++i) {
-            const int in_tile = warp_slot + Source::score_slot(n, q, i & 1);
-            const RowView &row = rows[i >> 1];
-            if (p.shaped) {
-                s[n][i] = shaped_score(p, s[n][i], row, tile.first + in_tile, biases[in_tile]);
-            } else {
-                s[n][i] *= p.scale_log2;
-            }
-            if (!seen && !sees(p, tile, row, tile.first + in_tile)) s[n][i] = -gpu::kInfinity;
+            if (!sees(p, tile, rows[i >> 1], tile.first + warp_slot + Source::score_slot(n, q, i & 1))) s[n][i] = -gpu::kInfinity;
         }
     }
 }
@@ -193,7 +254,11 @@ GPU_DEVICE void wait_for_unit(int stages) {
 }
 constexpr int kMostStages = 3;
 
-/// The units of a block's tiles on their way from global to shared memory.
+/// A place in a ring, `by` steps back.
+GPU_DEVICE int back(int place, int by, int count) { return place < by ? place - by + count : place - by; }
+
+/// The units of a block's tiles on their way from global to shared memory. `stage` is a tile's place among p.smem.stages units, `note`
+/// that of what is known of its slots, of which one more tile has one.
 template <class Source>
 struct Pipeline {
     const AttentionParams &p;
@@ -201,44 +266,48 @@ struct Pipeline {
     const Source &source;
     unsigned char *smem;
 
-    GPU_DEVICE typename Source::Info &info(int32_t tile) const {
-        return reinterpret_cast<typename Source::Info *>(smem + p.smem.infos)[tile % (p.smem.stages + 1)];
+    GPU_DEVICE typename Source::Info &info(int note) const { return reinterpret_cast<typename Source::Info *>(smem + p.smem.infos)[note]; }
+    GPU_DEVICE unsigned char *keys(int stage) const { return smem + stage * p.smem.key_unit; }
+    GPU_DEVICE unsigned char *values(int stage) const { return smem + p.smem.stages * p.smem.key_unit + stage * p.smem.value_unit; }
+    /// The table's entry for the thread's slot of a tile. Nothing asks for its value before resolve, a tile later.
+    GPU_DEVICE int32_t fetch(int32_t tile) const {
+        if (tile >= walk.tiles || gpu::thread_x() >= Source::kTileSlots) return -1;
+        const int32_t slot = tile_at(walk, tile, Source::kTileSlots).first + gpu::thread_x();
+        return table_entry(p.cache, source.work.table, gpu::min(slot, source.work.length - 1));
     }
-    GPU_DEVICE unsigned char *keys(int32_t tile) const { return smem + tile % p.smem.stages * p.smem.key_unit; }
-    GPU_DEVICE unsigned char *values(int32_t tile) const { return smem + p.smem.stages * p.smem.key_unit + tile % p.smem.stages * p.smem.value_unit; }
-    GPU_DEVICE typename Source::Place find(int32_t tile) const {
-        return source.find(tile_at(walk, tile, Source::kTileSlots), gpu::thread_x(), tile < walk.tiles);
+    GPU_DEVICE typename Source::Place resolve(int32_t tile, int32_t entry) const {
+        return source.resolve(tile_at(walk, tile, Source::kTileSlots), gpu::thread_x(), tile < walk.tiles, entry);
     }
-    GPU_DEVICE void publish(int32_t tile, const typename Source::Place &place) const {
-        if (tile < walk.tiles && gpu::thread_x() < Source::kTileSlots) source.publish(info(tile), gpu::thread_x(), place);
+    GPU_DEVICE void publish(int32_t tile, int note, const typename Source::Place &place) const {
+        if (tile < walk.tiles && gpu::thread_x() < Source::kTileSlots) source.publish(info(note), gpu::thread_x(), place);
     }
-    GPU_DEVICE void load(int32_t unit) const {
-        const int32_t tile = unit / 2;
-        if (tile < walk.tiles) {
-            if (unit % 2 == 0) {
-                source.load_keys(info(tile), keys(tile));
-            } else {
-                source.load_values(info(tile), values(tile));
-            }
-        }
+    GPU_DEVICE void load_keys(int32_t tile, int stage, int note) const {
+        if (tile < walk.tiles) source.load_keys(info(note), keys(stage));
         gpu::cp_async_commit();
     }
+    GPU_DEVICE void load_values(int32_t tile, int stage, int note) const {
+        if (tile < walk.tiles) source.load_values(info(note), values(stage));
+        gpu::cp_async_commit();
+    }
+    /// All units but the last on their way.
     GPU_DEVICE void start() const {
-        typename Source::Place places[kMostStages];
+        int32_t entries[kMostStages];
         GPU_UNROLL
-        for (int i = 0; i < kMostStages; ++i) places[i] = find(i);
+        for (int i = 0; i < kMostStages; ++i) entries[i] = i < p.smem.stages ? fetch(i) : -1;
         GPU_UNROLL
         for (int i = 0; i < kMostStages; ++i) {
-            if (i < p.smem.stages) publish(i, places[i]);
+            if (i < p.smem.stages) publish(i, i, resolve(i, entries[i]));
         }
         gpu::sync_threads();
-        for (int unit = 0; unit < 2 * p.smem.stages - 1; ++unit) load(unit);
+        for (int i = 0; i < p.smem.stages; ++i) {
+            load_keys(i, i, i);
+            if (i + 1 < p.smem.stages) load_values(i, i, i);
+        }
     }
-    /// Waits for a unit; the place of the one before it is free then and is filled.
-    GPU_DEVICE void acquire(int32_t unit) const {
+    /// Waits until the oldest unit is there and everybody is done with the one before it.
+    GPU_DEVICE void wait() const {
         wait_for_unit(p.smem.stages);
         gpu::sync_threads();
-        load(unit + 2 * p.smem.stages - 1);
     }
 };
 
@@ -291,6 +360,10 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     float *past = state.past[gpu::thread_x()];
     past[0] = past[1] = -gpu::kInfinity;
     past[2] = past[3] = 0.0f;
+    const int stages = p.smem.stages;
+    int32_t entry = pipeline.fetch(stages);
+    int stage = 0;
+    int note = 0;
 
     for (int32_t index = 0; index < walk.tiles; ++index) {
         if (index == walk.border) {
@@ -301,13 +374,15 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
             }
         }
         const Tile tile = tile_at(walk, index, Source::kTileSlots);
-        typename Source::Info &info = pipeline.info(index);
-        pipeline.acquire(2 * index);
-        const typename Source::Place next = pipeline.find(index + p.smem.stages); // its table entry arrives while we compute
+        typename Source::Info &info = pipeline.info(note);
+        pipeline.wait();
+        pipeline.load_values(index + stages - 1, back(stage, 1, stages), back(note, 2, stages + 1));
+        const typename Source::Place next = pipeline.resolve(index + stages, entry);
+        entry = pipeline.fetch(index + stages + 1);
 
         // ---- compute: scores
         float s[std::size_t{kScoreTiles}][4];
-        source.scores(tile, info, pipeline.keys(index), query, warp_slot, s);
+        source.scores(tile, info, pipeline.keys(stage), query, warp_slot, s);
         mask_scores<Source>(p, tile, views, info.bias, warp_slot, s);
 
         // ---- compute: softmax, in units of log2
@@ -343,12 +418,15 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
                 for (int i = 0; i < 4; ++i) o[n][i] *= factor[i >> 1];
             }
         }
-        pipeline.publish(index + p.smem.stages, next);
+        pipeline.publish(index + stages, back(note, 1, stages + 1), next);
 
         // ---- compute: values; the scores' registers are the left operand as they are
-        pipeline.acquire(2 * index + 1);
-        source.clean_values(tile, pipeline.values(index));
-        source.values(info, pipeline.values(index), warp_slot, s, o);
+        pipeline.wait();
+        pipeline.load_keys(index + stages, stage, back(note, 1, stages + 1));
+        source.clean_values(tile, pipeline.values(stage));
+        source.values(info, pipeline.values(stage), warp_slot, s, o);
+        stage = stage + 1 == stages ? 0 : stage + 1;
+        note = note == stages ? 0 : note + 1;
     }
     if (walk.border == walk.tiles) {
         GPU_UNROLL

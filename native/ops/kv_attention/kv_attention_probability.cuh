@@ -72,8 +72,10 @@ GPU_DEVICE void add_probabilities(const AttentionParams &p, unsigned char *smem)
         const Source source(p, work);
 
         // ---- load: the keys
-        const typename Source::Place place = source.find(tile, gpu::thread_x(), true);
-        if (gpu::thread_x() < Source::kTileSlots) source.publish(info, gpu::thread_x(), place);
+        if (gpu::thread_x() < Source::kTileSlots) {
+            const int32_t slot = gpu::min(first + gpu::thread_x(), work.length - 1);
+            source.publish(info, gpu::thread_x(), source.resolve(tile, gpu::thread_x(), true, table_entry(p.cache, work.table, slot)));
+        }
         gpu::sync_threads();
         source.load_keys(info, smem);
         gpu::cp_async_commit();

@@ -44,9 +44,9 @@ struct RowSource {
     static GPU_DEVICE int score_slot(int n, int q, int e) { return n * 8 + 2 * q + e; }
     static GPU_DEVICE int value_channel(int n, int column) { return n * 8 + column; }
 
-    GPU_DEVICE Place find(const Tile &tile, int slot, bool there) const {
+    GPU_DEVICE Place resolve(const Tile &tile, int slot, bool there, int32_t entry) const {
         if (!there || slot >= kTileSlots || !counts(tile, tile.first + slot)) return Place{-1, -1, 0.0f};
-        const GpuSlot at = find_slot(p.cache, work.table, tile.first + slot, p.fault);
+        const GpuSlot at = slot_at(p.cache, tile.first + slot, entry, p.fault);
         if (at.page < 0) return Place{-1, -1, 0.0f};
         const float bias = slot_bias(p, at, work.head);
         if (p.cache.layout == STRATA_KV_ROWS) return Place{row_at(p.cache.keys, at, work.head), row_at(p.cache.values, at, work.head), bias};
@@ -64,17 +64,22 @@ struct RowSource {
 
     GPU_DEVICE void load(const int64_t *rows, const void *pool, unsigned char *unit) const {
         constexpr int kChunks = Dim / 8;
-        const auto *from = static_cast<const uint16_t *>(pool);
+        constexpr int kStep = kThreads / kChunks; // rows that the block copies at once
+        static_assert(kTileSlots % kStep == 0);
         auto *to = reinterpret_cast<uint16_t *>(unit);
+        const int first = gpu::thread_x() / kChunks;
         const int chunk = gpu::thread_x() % kChunks;
         const bool inside = chunk * 8 < p.cache.head_dim;
+        const auto *from = static_cast<const uint16_t *>(pool);
+        const auto *chunks = from + (chunk >> 3) * half;
         GPU_UNROLL
-        for (int r = gpu::thread_x() / kChunks; r < kTileSlots; r += kThreads / kChunks) {
+        for (int i = 0; i < kTileSlots / kStep; ++i) {
+            const int r = first + i * kStep;
             const int64_t row = rows[r];
             const bool there = inside && row >= 0;
-            const int exchange = static_cast<int>(row & 7);
-            const int64_t at = (row & ~int64_t{7}) + (chunk >> 3) * half + ((chunk & 7) ^ exchange) * 8;
-            gpu::cp_async16(to + swizzled(r, chunk), there ? from + at : from, there);
+            // The exchange of chunks is in the row's low bits, below any chunk.
+            const int64_t at = (row & ~int64_t{7}) + ((chunk ^ static_cast<int>(row)) & 7) * 8;
+            gpu::cp_async16(to + swizzled(r, chunk), there ? chunks + at : from, there);
         }
     }
     GPU_DEVICE void load_keys(const Info &info, unsigned char *unit) const { load(info.key, p.cache.keys.data, unit); }
@@ -93,7 +98,6 @@ struct RowSource {
         }
         GPU_UNROLL
         for (int kk = 0; kk < Dim / 16; ++kk) {
-            if (kk * 16 >= p.cache.head_dim) continue;
             uint32_t a[4];
             uint32_t rest[4] = {0, 0, 0, 0};
             query.get(kk, a);
@@ -123,7 +127,6 @@ struct RowSource {
                                    pack_pair(Bf16, s[2 * n + 1][0], s[2 * n + 1][1]), pack_pair(Bf16, s[2 * n + 1][2], s[2 * n + 1][3])};
             GPU_UNROLL
             for (int d = 0; d < Dim / 16; ++d) {
-                if (d * 16 >= p.cache.head_dim) continue;
                 uint32_t b[4];
                 const int r = warp_slot + n * 16 + (lane & 15);
                 gpu::ldmatrix_x4_trans(b, values + swizzled(r, d * 2 + (lane >> 4)));

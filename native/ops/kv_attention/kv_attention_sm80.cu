@@ -154,8 +154,8 @@ Status launch_attention(const Exec &exec, const KvAttentionProblem &p, const Fam
         TRY(launch_items(exec, p, family, items, false, params));
     }
     if (bounds.merges == 0) return STRATA_OK;
-    const gpu::Dim3 grid(static_cast<int>(bounds.merges), (rows > split.few_limit ? kManyRows : kFewRows) / kWarps);
-    return launched("kv_attention", GPU_LAUNCH(kv_attention_merge_kernel, grid, kThreads, 0, exec.stream, params));
+    const gpu::Dim3 grid(static_cast<int>(bounds.merges), static_cast<int>(smaller(rows, rows > split.few_limit ? kManyRows : kFewRows)));
+    return launched("kv_attention", GPU_LAUNCH(kv_attention_merge_kernel, grid, kThreads, sizeof(MergeSmem), exec.stream, params));
 }
 
 } // namespace

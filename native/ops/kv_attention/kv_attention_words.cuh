@@ -45,12 +45,12 @@ struct WordSource {
     static constexpr int kGroups = kTileSlots / kSlotWarps / kGroupSlots; // of a warp
     static constexpr int kScoreTiles = kGroups * T;
     static constexpr int kBlocks = kTileSlots / 16;
-    static constexpr bool kQueryInSmem = true; // the loops over channels need not be unrolled then
+    static constexpr bool kQueryInSmem = true;
 
     struct Place {
         int32_t page, in_page;
-        float bias, key_factor;
-        uint16_t value_factor;
+        float bias;
+        uint16_t key_factor, value_factor;
     };
     /// Of each 16 slots: bytes of words, elements of scales; -1: nothing to read. Of each slot: what is one number.
     struct alignas(16) Info {
@@ -82,18 +82,18 @@ struct WordSource {
     static GPU_DEVICE int score_slot(int n, int q, int e) { return n / T * kGroupSlots + T * (2 * q + e) + n % T; }
     static GPU_DEVICE int value_channel(int n, int column) { return n / 4 * 32 + 4 * column + n % 4; }
 
-    GPU_DEVICE Place find(const Tile &tile, int in_tile, bool there) const {
-        Place place{-1, 0, 0.0f, 0.0f, 0};
+    GPU_DEVICE Place resolve(const Tile &tile, int in_tile, bool there, int32_t entry) const {
+        Place place{-1, 0, 0.0f, 0, 0};
         const int32_t slot = tile.first + in_tile;
         const int32_t block = slot & ~15;
         if (!there || in_tile >= kTileSlots || block >= tile.high || block + 16 <= tile.low) return place;
-        const GpuSlot at = find_slot(p.cache, work.table, slot, p.fault);
+        const GpuSlot at = slot_at(p.cache, slot, entry, p.fault);
         place.page = at.page;
         place.in_page = at.in_page;
         if (at.page < 0 || !counts(tile, slot)) return place;
         place.bias = slot_bias(p, at, work.head);
         if (kv_token_scaled(p.cache.key_format)) {
-            place.key_factor = gpu::f16_to_f32(static_cast<const uint16_t *>(p.cache.key_scales.data)[row_at(p.cache.key_scales, at, work.head)]);
+            place.key_factor = static_cast<const uint16_t *>(p.cache.key_scales.data)[row_at(p.cache.key_scales, at, work.head)];
         }
         if (kv_token_scaled(p.cache.value_format)) {
             place.value_factor = static_cast<const uint16_t *>(p.cache.value_scales.data)[row_at(p.cache.value_scales, at, work.head)];
@@ -102,7 +102,7 @@ struct WordSource {
     }
     GPU_DEVICE void publish(Info &info, int in_tile, const Place &place) const {
         info.bias[in_tile] = place.bias;
-        info.key_factor[in_tile] = place.key_factor;
+        info.key_factor[in_tile] = gpu::f16_to_f32(place.key_factor);
         info.value_factor[in_tile] = place.value_factor;
         if (in_tile % 16 != 0) return;
         const int block = in_tile / 16;
@@ -124,7 +124,9 @@ struct WordSource {
         const int rows = 1 << row_bits;
         const int used = p.cache.head_dim >> shift;
         const auto *from = static_cast<const unsigned char *>(p.cache.keys.data);
-        for (int i = gpu::thread_x(); i < kBlocks * rows * 4; i += kThreads) {
+        GPU_UNROLL_BY(4)
+        for (int step = 0; step < kBlocks * rows * 4 / kThreads; ++step) { // whole steps, for all formats
+            const int i = step * kThreads + gpu::thread_x();
             const int w = (i >> 2) & (rows - 1);
             const int block = i >> 2 >> row_bits;
             const int chunk = i & 3;
@@ -154,7 +156,9 @@ struct WordSource {
         // Rows of a lane: 2 T / E; the lane is the row's number over that.
         const int lane_shift = (T == 4 ? 3 : 2) - shift;
         const auto *from = static_cast<const unsigned char *>(p.cache.values.data);
-        for (int i = gpu::thread_x(); i < (kTileSlots >> shift) * kChunks; i += kThreads) {
+        GPU_UNROLL_BY(4)
+        for (int step = 0; step < (kTileSlots >> shift) * kChunks / kThreads; ++step) {
+            const int i = step * kThreads + gpu::thread_x();
             const int chunk = i % kChunks;
             const int row = i / kChunks;
             const int block = (row << shift) / 16;
@@ -225,7 +229,8 @@ struct WordSource {
 
     template <bool Bf16, class QueryOperands>
     GPU_DEVICE void scores_halves(const unsigned char *words, const QueryOperands &query, float (&s)[std::size_t{T}][4]) const {
-        for (int kk = 0; kk * 16 < p.cache.head_dim; ++kk) {
+        GPU_UNROLL
+        for (int kk = 0; kk < Dim / 16; ++kk) {
             uint32_t a[4];
             uint32_t b0[std::size_t{T}];
             uint32_t b1[std::size_t{T}];
@@ -239,7 +244,8 @@ struct WordSource {
     /// Codes of which a token has one scale, or none yet.
     template <Codes C, class QueryOperands>
     GPU_DEVICE void scores_bytes(const unsigned char *words, const QueryOperands &query, float (&s)[std::size_t{T}][4]) const {
-        for (int kk = 0; kk * 16 < p.cache.head_dim; ++kk) {
+        GPU_UNROLL
+        for (int kk = 0; kk < Dim / 16; ++kk) {
             uint32_t a[4];
             uint32_t codes[std::size_t{T}];
             uint32_t b0[std::size_t{T}];
@@ -287,7 +293,8 @@ struct WordSource {
         constexpr int kSteps = kNibbles ? 2 : 1; // of 16 channels, of one row of words
         const int q = gpu::lane_id() & 3;
         float zero[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-        for (int kg = 0; kg * 16 * kSteps < p.cache.head_dim; ++kg) {
+        GPU_UNROLL
+        for (int kg = 0; kg < Dim / 16 / kSteps; ++kg) {
             uint32_t codes[std::size_t{T}];
             uint32_t parts[std::size_t{T}][4];
             load_words(words + kg * 256, codes);
@@ -423,7 +430,6 @@ struct WordSource {
         }
         GPU_UNROLL
         for (int dd = 0; dd < Dim / 32; ++dd) {
-            if (dd * 32 >= p.cache.head_dim) continue;
             uint32_t factors[4] = {0, 0, 0, 0};
             uint32_t zeros[4] = {0, 0, 0, 0};
             if constexpr (C >= Codes::kByte) {

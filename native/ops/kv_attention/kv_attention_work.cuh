@@ -71,21 +71,21 @@ struct Work {
     const int32_t *table;
 };
 
-GPU_DEVICE bool plan_fits(const AttentionParams &p) {
-    const KvAttentionPlanHeader &header = *p.plan.header;
+GPU_DEVICE bool plan_fits(const AttentionParams &p, const KvAttentionPlanHeader &header) {
     return header.magic == kPlanMagic && header.batch == p.offsets.batch && header.kv_heads == p.kv_heads && header.tokens == p.offsets.rows &&
            header.group == p.group && header.items >= 0 && header.items <= p.most_items && header.few_items >= 0 &&
            header.few_items <= header.items && header.merges >= 0 && header.merges <= p.most_merges && header.partials >= 0 &&
            header.partials <= p.most_partials;
 }
 
-/// The rows that an item or a merge names; rows is 0, with a fault, where they do not exist.
+/// The rows that an item or a merge names, with the length as it is; rows is 0, with a fault, where they do not exist.
 GPU_DEVICE Work find_rows(const AttentionParams &p, int32_t sequence, int32_t head, int32_t row, int32_t rows, int32_t most) {
     Work work{};
     if (sequence < 0 || sequence >= p.offsets.batch || head < 0 || head >= p.kv_heads || row < 0 || rows < 1 || rows > most) {
         raise_fault(p.fault, kFaultIndex);
         return work;
     }
+    work.length = length_entry(p.cache, sequence, head); // under way while the offsets are
     const GpuRows all = rows_of(p.offsets, sequence, p.fault);
     if (int64_t{row} + rows > all.count * p.group) {
         raise_fault(p.fault, kFaultIndex);
@@ -103,17 +103,17 @@ GPU_DEVICE Work find_rows(const AttentionParams &p, int32_t sequence, int32_t he
 
 /// The block's item, or of a larger one the sub-th `rows_per_block` rows. Every thread of a block finds the same.
 GPU_DEVICE Work find_work(const AttentionParams &p, int32_t index, int32_t sub, int32_t rows_per_block) {
-    if (!plan_fits(p)) {
+    const KvAttentionPlanHeader header = *p.plan.header;
+    KvAttentionItem item = p.plan.items[index]; // the right one of few rows, so that one wait serves both
+    if (!plan_fits(p, header)) {
         raise_fault(p.fault, kFaultIndex);
         return Work{};
     }
-    const KvAttentionPlanHeader &header = *p.plan.header;
-    const int32_t first = p.few ? 0 : header.few_items;
     if (index >= (p.few ? header.few_items : header.items - header.few_items)) return Work{};
-    const KvAttentionItem item = p.plan.items[first + index];
+    if (!p.few) item = p.plan.items[header.few_items + index];
     Work work = find_rows(p, item.sequence, item.head, item.row, item.rows, p.few ? kFewRows : kManyRows);
     if (work.rows == 0) return work;
-    work.length = checked_length(p.cache, work.sequence, work.head, p.max_length, p.fault);
+    work.length = checked_length(work.length, p.max_length, p.fault);
     const bool good = item.sinks >= 0 && item.sinks <= item.begin && item.begin <= item.end && item.end <= work.length && item.partial >= -1 &&
                       (item.partial < 0 || item.partial <= header.partials - item.rows);
     if (!good) raise_fault(p.fault, kFaultIndex);
