@@ -86,7 +86,9 @@ public sealed class KvAttentionInvarianceTests
             HostKvCache cache = new HostKvCache(repeated, [.. Enumerable.Repeat(sequence.Length, Heads)], new InputRandom(3))
                 .FillKeys((_, h, slot, c) => Attending.Noise(1, sequence.Number, h / (Heads / shape.KvHeads), slot, c)).FillValues((_, h, slot, c) => Attending.Noise(2, sequence.Number, h / (Heads / shape.KvHeads), slot, c));
             Attended one = Attending.Run(open, cache, Attending.Queries([sequence], Heads, shape.HeadDim), Heads, [sequence.Tokens]);
-            if (device.Id == "cpu") Attending.AssertSame(one, grouped, "a head's result does not depend on the others of its group");
+            // Where the CPU multiplies in bf16, whether a tile does so depends on all of its rows.
+            bool mixed = shape.Type == DType.BF16 && device.Isa is ("avx512vnni" or "amx");
+            if (device.Id == "cpu" && !mixed) Attending.AssertSame(one, grouped, "a head's result does not depend on the others of its group");
             else Attending.AssertClose(one, grouped, shape.HeadDim, shape.Type == DType.F32 ? 2e-5 : 9e-3);
         }
     }
