@@ -127,7 +127,7 @@ public static unsafe partial class Native
     public const int STRATA_KV_ROWS = 0;
     /// <summary>Pages of one dense block. Keys: words [page_size / 16][d / E][16 slots], a word = E channels of a slot. Values: words [page_size / E][d], a word = E slots of a channel. 4-bit words: byte i holds neighbour i in its low and neighbour i + 4 in its high nibble. page_size and d multiples of 16. The fast one on CPUs; all block formats have it.</summary>
     public const int STRATA_KV_TILED = 1;
-    /// <summary>16-bit types, d a multiple of 64, dense pages: [d / 64][page_size][64], where the 16-byte chunk c of slot r lies at chunk c ^ (r &amp; 7). The fast one on GPUs.</summary>
+    /// <summary>16-bit types, d a multiple of 64, page_size of 16, dense pages: [d / 64][page_size][64], where the 16-byte chunk c of slot r lies at chunk c ^ (r &amp; 7). The fast one on GPUs.</summary>
     public const int STRATA_KV_SWIZZLED = 2;
 
     // strata_rope_mode

@@ -50,7 +50,7 @@ Status check_queries(const CheckMode &mode, const strata_kv_attention_args &args
 }
 
 Status check_extents(const CheckMode &mode, const char *name, const View &view, const std::int64_t (&wanted)[2]) {
-    for (std::int32_t i = 0; i < view.ndim; ++i) {
+    for (std::int32_t i = 0; i < view.ndim && i < 2; ++i) {
         if (view.shape[i] != wanted[i]) {
             return fail(STRATA_E_SHAPE, mode.op, ": ", name, ".shape[", i, "] is ", view.shape[i], ", must be ", wanted[i],
                         "; give it one number per query head", view.ndim == 2 ? " of each token" : "");

@@ -133,7 +133,8 @@ struct QueryRow {
 
 /// Fragment words of one step: rows g, g + 8; channels by the Source.
 template <class Source, class Row>
-GPU_DEVICE void query_fragment(const AttentionParams &p, const Source &source, const Row (&rows)[2], int kk, uint32_t (&main)[4], uint32_t (&rest)[4]) {
+GPU_DEVICE void query_fragment(const AttentionParams &p, const Source &source, const Row (&rows)[2], int kk, uint32_t (&main)[4],
+                               uint32_t (&rest)[4]) {
     const int q = gpu::lane_id() & 3;
     const bool bf16 = source.keys_bf16();
     float v[4][2];

@@ -120,7 +120,9 @@ internal sealed class KvFormatTests
     {
         SessionOptions options = Options(128, format, DType.F16) with
         {
-            KvRotation = rotation, KvPageLayout = layout, Budget = new KvBudget(64, KvPolicy.Streaming),
+            KvRotation = rotation,
+            KvPageLayout = layout,
+            Budget = new KvBudget(64, KvPolicy.Streaming),
         };
         Assert.That(
             () => new LlamaSession(TinyModel.On(TestDevices.Open(Cpu)), options),
