@@ -31,11 +31,24 @@ struct RowState {
 
 GPU_DEVICE float log_sum(float max, float sum) { return sum == 0.0f ? -gpu::kInfinity : (max + gpu::log2(sum)) * gpu::kLn2; }
 
-/// The divisor of a row: its sum with its sink logit. Writes the row's lse where `first`.
-GPU_DEVICE float finish_row(const AttentionParams &p, const Work &work, int r, const RowState &state, bool first) {
+/// What a row's sums are divided by, and the reciprocal of that: 0 where the row is 0, because it saw nothing or because its sink has it all.
+struct RowEnd {
+    float divisor, reciprocal;
+};
+
+/// The end of a row: its sum with its sink logit, once its numbers are written: the log of its sums, or what the merge needs of them.
+GPU_DEVICE RowEnd end_row(const AttentionParams &p, const Work &work, int r, const RowState &state) {
+    if (work.partial >= 0) {
+        float *numbers = p.partial_state + (int64_t{work.partial} + r) * kStateNumbers;
+        numbers[0] = state.max;
+        numbers[1] = state.sum;
+        numbers[2] = state.past_max;
+        numbers[3] = state.past_sum;
+        return RowEnd{1.0f, 1.0f};
+    }
     const int64_t token = token_of(p, work, r);
     const int64_t head = head_of(p, work, r);
-    float lse = first ? log_sum(state.max, state.sum) : 0.0f;
+    float lse = log_sum(state.max, state.sum);
     float divisor = state.sum;
     if (p.sink_logits != nullptr) {
         const float sink = p.sink_logits[head * p.sink_step];
@@ -44,37 +57,28 @@ GPU_DEVICE float finish_row(const AttentionParams &p, const Work &work, int r, c
         // The row's own sum keeps its base; a sink far above it makes the divisor infinite and the row 0, as it should.
         divisor = state.sum + gpu::exp2(sink_log2 - safe_max(state.max));
         const float own = state.sum == 0.0f ? 0.0f : state.sum * gpu::exp2(state.max - base);
-        if (first) lse = log_sum(base, own + gpu::exp2(sink_log2 - base));
+        lse = log_sum(base, own + gpu::exp2(sink_log2 - base));
     }
-    if (first) {
-        if (p.lse != nullptr) p.lse[token * p.lse_token + head * p.lse_head] = lse;
-        if (p.known_lse != nullptr) p.known_lse[token * p.q_heads + head] = lse;
-        if (p.past_lse != nullptr) p.past_lse[token * p.past_token + head * p.past_head] = log_sum(state.past_max, state.past_sum);
-    }
-    return divisor;
+    if (p.lse != nullptr) p.lse[token * p.lse_token + head * p.lse_head] = lse;
+    if (p.known_lse != nullptr) p.known_lse[token * p.q_heads + head] = lse;
+    if (p.past_lse != nullptr) p.past_lse[token * p.past_token + head * p.past_head] = log_sum(state.past_max, state.past_sum);
+    return RowEnd{divisor, state.sum == 0.0f ? 0.0f : gpu::div(1.0f, divisor)};
 }
 
-/// One channel of a finished row: a row that saw nothing is 0.
-GPU_DEVICE void write_result(const AttentionParams &p, const Work &work, int r, int channel, float o, const RowState &state) {
-    const float divisor = finish_row(p, work, r, state, channel == 0);
-    const float value = state.sum == 0.0f ? 0.0f : gpu::div(o, divisor);
-    store_element(p.out_dtype, p.out, token_of(p, work, r) * p.out_token + head_of(p, work, r) * p.out_head + channel, value);
+/// o / divisor, rounded once: with the rounded reciprocal, one step of Newton's is exact but where it meets infinities.
+GPU_DEVICE float divided(float o, const RowEnd &end) {
+    if (end.reciprocal == 0.0f) return 0.0f;
+    const float quotient = o * end.reciprocal;
+    const float better = gpu::fma(gpu::fma(-end.divisor, quotient, o), end.reciprocal, quotient);
+    return gpu::abs(better) < gpu::kInfinity ? better : quotient;
 }
 
 /// One channel of a tile's row r: a result, or a part of one that the merge will add.
-GPU_DEVICE void emit(const AttentionParams &p, const Work &work, int r, int channel, float o, const RowState &state) {
-    if (work.partial < 0) {
-        write_result(p, work, r, channel, o, state);
-        return;
-    }
-    const int64_t at = int64_t{work.partial} + r;
-    p.partial_o[at * p.cache.head_dim + channel] = o;
-    if (channel == 0) {
-        float *numbers = p.partial_state + at * kStateNumbers;
-        numbers[0] = state.max;
-        numbers[1] = state.sum;
-        numbers[2] = state.past_max;
-        numbers[3] = state.past_sum;
+GPU_DEVICE void emit(const AttentionParams &p, const Work &work, int r, int channel, float o, const RowEnd &end) {
+    if (work.partial >= 0) {
+        p.partial_o[(int64_t{work.partial} + r) * p.cache.head_dim + channel] = o;
+    } else {
+        store_element(p.out_dtype, p.out, token_of(p, work, r) * p.out_token + head_of(p, work, r) * p.out_head + channel, divided(o, end));
     }
 }
 

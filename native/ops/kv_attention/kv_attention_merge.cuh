@@ -12,6 +12,7 @@ constexpr int kLaneChannels = 4;   // of a lane at a time, with the loads of as 
 struct MergeSmem {
     float o[kWarps][kMostChannels];
     float numbers[kWarps][kStateNumbers];
+    RowEnd end;
 };
 
 /// The largest of every thread's value, or their sum; all threads get the same.
@@ -34,7 +35,7 @@ GPU_DEVICE float over_block(float value, float (&warps)[kWarps][kStateNumbers], 
 }
 
 /// Adds the partial results of one row of a tile. Threads take parts for the states, then each warp every fourth part for the channels.
-GPU_KERNEL(kThreads, 8) kv_attention_merge_kernel(AttentionParams p) {
+GPU_KERNEL(kThreads, 4) kv_attention_merge_kernel(AttentionParams p) {
     GPU_DYNAMIC_SMEM(bytes);
     auto &smem = *reinterpret_cast<MergeSmem *>(bytes);
     const KvAttentionPlanHeader header = *p.plan.header;
@@ -87,12 +88,13 @@ GPU_KERNEL(kThreads, 8) kv_attention_merge_kernel(AttentionParams p) {
             if (channel + j * gpu::kWarpSize < p.cache.head_dim) smem.o[gpu::warp_id()][channel + j * gpu::kWarpSize] = o[j];
         }
     }
+    if (thread == 0) smem.end = end_row(p, work, r, state);
     gpu::sync_threads();
     for (int channel = thread; channel < p.cache.head_dim; channel += kThreads) {
         float all = smem.o[0][channel];
         GPU_UNROLL
         for (int w = 1; w < kWarps; ++w) all += smem.o[w][channel];
-        write_result(p, work, r, channel, all, state);
+        emit(p, work, r, channel, all, smem.end);
     }
 }
 

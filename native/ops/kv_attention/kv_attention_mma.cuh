@@ -58,7 +58,7 @@ struct Query<Steps, true> {
     GPU_DEVICE void get(int kk, uint32_t (&a)[4]) const { read(kk, a); }
     GPU_DEVICE void get_rest(int kk, uint32_t (&a)[4]) const { read(kk + to_rest, a); }
 };
-/// Bytes of the fragments of `row_tiles` row tiles.
+/// Bytes of the fragments of `row_tiles` row tiles; in registers they are made one term after the other, in one place.
 constexpr int query_bytes(int dim, int row_tiles, bool split) { return row_tiles * dim / 16 * gpu::kWarpSize * 16 * (split ? 2 : 1); }
 
 template <int Dim>
@@ -72,7 +72,7 @@ struct EndSmem {
     static constexpr int kRows = kWarps * 16;
     float rows[std::size_t{kRows}][std::size_t{row_pitch<Dim>()}];
     RowState parts[std::size_t{kRows}];
-    RowState states[std::size_t{kRows}];
+    RowEnd ends[std::size_t{kRows}];
     float weights[std::size_t{kRows}];
 };
 
@@ -131,10 +131,9 @@ struct QueryRow {
     }
 };
 
-/// Fragment words of one step: rows g, g + 8; channels by the Source.
+/// Fragment words of one step: rows g, g + 8; channels by the Source. `second`: what rounding to the type of the products leaves.
 template <class Source, class Row>
-GPU_DEVICE void query_fragment(const AttentionParams &p, const Source &source, const Row (&rows)[2], int kk, uint32_t (&main)[4],
-                               uint32_t (&rest)[4]) {
+GPU_DEVICE void query_fragment(const AttentionParams &p, const Source &source, const Row (&rows)[2], int kk, bool second, uint32_t (&words)[4]) {
     const int q = gpu::lane_id() & 3;
     const bool bf16 = source.keys_bf16();
     float v[4][2];
@@ -148,39 +147,25 @@ GPU_DEVICE void query_fragment(const AttentionParams &p, const Source &source, c
     }
     GPU_UNROLL
     for (int i = 0; i < 4; ++i) {
-        main[i] = pack_pair(bf16, v[i][0], v[i][1]);
-        rest[i] = pack_pair(bf16, v[i][0] - low_of(bf16, main[i]), v[i][1] - high_of(bf16, main[i]));
+        const uint32_t main = pack_pair(bf16, v[i][0], v[i][1]);
+        const uint32_t rest = pack_pair(bf16, v[i][0] - low_of(bf16, main), v[i][1] - high_of(bf16, main));
+        words[i] = second ? rest : main;
     }
 }
 
-/// Makes the operands of the warp's row tile from its rows g and g + 8.
+/// One term of the operands of the warp's row tile, from its rows g and g + 8; warps of one tile share the steps.
 template <class Source, class Row>
-GPU_DEVICE void make_query(const AttentionParams &p, const Source &source, const Row (&rows)[2], unsigned char *smem,
-                           Query<Source::kDim / 16, Source::kQueryInSmem> &query) {
-    constexpr int kSteps = Source::kDim / 16;
-    if constexpr (Source::kQueryInSmem) {
-        const int row_tile = gpu::warp_id() / Source::kSlotWarps;
-        auto *fragments = reinterpret_cast<gpu::U4 *>(smem + p.smem.queries);
-        constexpr int kRest = Source::kRows / 16 * kSteps;
-        query.main = fragments + row_tile * kSteps * gpu::kWarpSize;
-        query.to_rest = kRest;
-        for (int kk = gpu::warp_id() % Source::kSlotWarps; kk < kSteps; kk += Source::kSlotWarps) {
-            gpu::U4 main;
-            gpu::U4 rest;
-            query_fragment(p, source, rows, kk, main.v, rest.v);
-            const int at = (row_tile * kSteps + kk) * gpu::kWarpSize + gpu::lane_id();
-            gpu::store16(fragments + at, main);
-            if (p.q_split) gpu::store16(fragments + at + kRest * gpu::kWarpSize, rest);
-        }
-    } else {
-        GPU_UNROLL
-        for (int kk = 0; kk < kSteps; ++kk) query_fragment(p, source, rows, kk, query.main[kk], query.rest[kk]);
+GPU_DEVICE void make_fragments(const AttentionParams &p, const Source &source, const Row (&rows)[2], bool second, gpu::U4 *fragments) {
+    const int row_tile = gpu::warp_id() / Source::kSlotWarps;
+    for (int kk = gpu::warp_id() % Source::kSlotWarps; kk < Source::kDim / 16; kk += Source::kSlotWarps) {
+        gpu::U4 words;
+        query_fragment(p, source, rows, kk, second, words.v);
+        gpu::store16(fragments + (row_tile * (Source::kDim / 16) + kk) * gpu::kWarpSize + gpu::lane_id(), words);
     }
 }
 
 template <int32_t DType, class Source>
-GPU_DEVICE void make_query_from(const AttentionParams &p, const Work &work, const Source &source, unsigned char *smem,
-                                Query<Source::kDim / 16, Source::kQueryInSmem> &query) {
+GPU_DEVICE void make_fragments_of(const AttentionParams &p, const Work &work, const Source &source, bool second, gpu::U4 *fragments) {
     const int first = gpu::warp_id() / Source::kSlotWarps * 16 + (gpu::lane_id() >> 2);
     QueryRow<DType> rows[2];
     GPU_UNROLL
@@ -189,25 +174,52 @@ GPU_DEVICE void make_query_from(const AttentionParams &p, const Work &work, cons
         const int read = gpu::min(r, work.rows - 1);
         rows[i] = QueryRow<DType>{p.q, token_of(p, work, read) * p.q_token + head_of(p, work, read) * p.q_head, r < work.rows};
     }
-    make_query(p, source, rows, smem, query);
+    make_fragments(p, source, rows, second, fragments);
 }
 
-/// The operands of the warp's row tile, from turned rows or, where that is null, from q. All threads; with operands in shared memory
-/// they must meet before reading.
+/// The operands of the warp's row tile, from turned rows or, where that is null, from q. They are made in shared memory, with little
+/// code, because a short run waits for instructions more than for numbers. All threads; they must meet before reading.
 template <class Source>
 GPU_DEVICE void load_query(const AttentionParams &p, const Work &work, const Source &source, const float *turned, unsigned char *smem,
                            Query<Source::kDim / 16, Source::kQueryInSmem> &query) {
-    if (turned != nullptr) {
-        const int first = gpu::warp_id() / Source::kSlotWarps * 16 + (gpu::lane_id() >> 2);
-        const float *row = turned + first * row_pitch<Source::kDim>();
-        const TurnedRow rows[2] = {{row, first < work.rows}, {row + 8 * row_pitch<Source::kDim>(), first + 8 < work.rows}};
-        make_query(p, source, rows, smem, query);
-    } else if (p.q_dtype == STRATA_DTYPE_F32) {
-        make_query_from<STRATA_DTYPE_F32>(p, work, source, smem, query);
-    } else if (p.q_dtype == STRATA_DTYPE_F16) {
-        make_query_from<STRATA_DTYPE_F16>(p, work, source, smem, query);
-    } else {
-        make_query_from<STRATA_DTYPE_BF16>(p, work, source, smem, query);
+    constexpr int kSteps = Source::kDim / 16;
+    constexpr int kTerm = Source::kRows / 16 * kSteps;
+    const int row_tile = gpu::warp_id() / Source::kSlotWarps;
+    auto *fragments = reinterpret_cast<gpu::U4 *>(smem + p.smem.queries);
+    if constexpr (Source::kQueryInSmem) {
+        query.main = fragments + row_tile * kSteps * gpu::kWarpSize;
+        query.to_rest = kTerm;
+    }
+    for (int term = 0; term < (p.q_split ? 2 : 1); ++term) {
+        gpu::U4 *to = fragments + (Source::kQueryInSmem ? term * kTerm * gpu::kWarpSize : 0);
+        if (turned != nullptr) {
+            const int first = row_tile * 16 + (gpu::lane_id() >> 2);
+            const float *row = turned + first * row_pitch<Source::kDim>();
+            const TurnedRow rows[2] = {{row, first < work.rows}, {row + 8 * row_pitch<Source::kDim>(), first + 8 < work.rows}};
+            make_fragments(p, source, rows, term == 1, to);
+        } else if (p.q_dtype == STRATA_DTYPE_F32) {
+            make_fragments_of<STRATA_DTYPE_F32>(p, work, source, term == 1, to);
+        } else if (p.q_dtype == STRATA_DTYPE_F16) {
+            make_fragments_of<STRATA_DTYPE_F16>(p, work, source, term == 1, to);
+        } else {
+            make_fragments_of<STRATA_DTYPE_BF16>(p, work, source, term == 1, to);
+        }
+        if constexpr (!Source::kQueryInSmem) {
+            gpu::sync_threads();
+            GPU_UNROLL
+            for (int kk = 0; kk < kSteps; ++kk) {
+                const gpu::U4 words = gpu::load16(fragments + (row_tile * kSteps + kk) * gpu::kWarpSize + gpu::lane_id());
+                GPU_UNROLL
+                for (int i = 0; i < 4; ++i) {
+                    if (term == 0) {
+                        query.main[kk][i] = words.v[i];
+                    } else {
+                        query.rest[kk][i] = words.v[i];
+                    }
+                }
+            }
+            gpu::sync_threads();
+        }
     }
 }
 
@@ -266,38 +278,34 @@ struct Pipeline {
     const Walk &walk;
     const Source &source;
     unsigned char *smem;
+    int32_t tiles;
 
     GPU_DEVICE typename Source::Info &info(int note) const { return reinterpret_cast<typename Source::Info *>(smem + p.smem.infos)[note]; }
     GPU_DEVICE unsigned char *keys(int stage) const { return smem + stage * p.smem.key_unit; }
     GPU_DEVICE unsigned char *values(int stage) const { return smem + p.smem.stages * p.smem.key_unit + stage * p.smem.value_unit; }
-    /// The table's entry for the thread's slot of a tile. Nothing asks for its value before resolve, a tile later.
-    GPU_DEVICE int32_t fetch(int32_t tile) const {
-        if (tile >= walk.tiles || gpu::thread_x() >= Source::kTileSlots) return -1;
-        const int32_t slot = tile_at(walk, tile, Source::kTileSlots).first + gpu::thread_x();
-        return table_entry(p.cache, source.work.table, gpu::min(slot, source.work.length - 1));
+    /// The table's entry for a slot of a tile. Nothing asks for its value before resolve, a tile later.
+    GPU_DEVICE int32_t fetch(const Tile &tile, bool there, int in_tile) const {
+        if (!there || in_tile >= Source::kTileSlots) return -1;
+        return table_entry(p.cache, source.work.table, gpu::min(tile.first + in_tile, source.work.length - 1));
     }
-    GPU_DEVICE typename Source::Place resolve(int32_t tile, int32_t entry) const {
-        return source.resolve(tile_at(walk, tile, Source::kTileSlots), gpu::thread_x(), tile < walk.tiles, entry);
-    }
-    GPU_DEVICE void publish(int32_t tile, int note, const typename Source::Place &place) const {
-        if (tile < walk.tiles && gpu::thread_x() < Source::kTileSlots) source.publish(info(note), gpu::thread_x(), place);
+    GPU_DEVICE void publish(int note, int in_tile, const typename Source::Place &place) const {
+        if (in_tile < Source::kTileSlots) source.publish(info(note), in_tile, place);
     }
     GPU_DEVICE void load_keys(int32_t tile, int stage, int note) const {
-        if (tile < walk.tiles) source.load_keys(info(note), keys(stage));
+        if (tile < tiles) source.load_keys(info(note), keys(stage));
         gpu::cp_async_commit();
     }
     GPU_DEVICE void load_values(int32_t tile, int stage, int note) const {
-        if (tile < walk.tiles) source.load_values(info(note), values(stage));
+        if (tile < tiles) source.load_values(info(note), values(stage));
         gpu::cp_async_commit();
     }
     /// All units but the last on their way.
     GPU_DEVICE void start() const {
-        int32_t entries[kMostStages];
-        GPU_UNROLL
-        for (int i = 0; i < kMostStages; ++i) entries[i] = i < p.smem.stages ? fetch(i) : -1;
-        GPU_UNROLL
-        for (int i = 0; i < kMostStages; ++i) {
-            if (i < p.smem.stages) publish(i, i, resolve(i, entries[i]));
+        for (int i = gpu::thread_x(); i < gpu::min(tiles, p.smem.stages) * Source::kTileSlots; i += kThreads) {
+            const int number = i / Source::kTileSlots;
+            const int in_tile = i % Source::kTileSlots;
+            const Tile tile = tile_at(walk, number, Source::kTileSlots);
+            publish(number, in_tile, source.resolve(tile, in_tile, true, fetch(tile, true, in_tile)));
         }
         gpu::sync_threads();
         for (int i = 0; i < p.smem.stages; ++i) {
@@ -334,7 +342,7 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     if (gpu::thread_x() < Source::kRows) state.rows[gpu::thread_x()] = row_view(p, work, gpu::thread_x());
     const RowView *views = state.rows + row_tile * 16 + g; // its rows are there after the first meeting
     const Source source(p, work);
-    const Pipeline<Source> pipeline{p, walk, source, smem};
+    const Pipeline<Source> pipeline{p, walk, source, smem, walk.tiles};
     auto &end = *reinterpret_cast<EndSmem<Source::kDim> *>(smem);
 
     // ---- load: the first tiles on their way, q to operands (turned rows need the pipeline's memory, so they go first)
@@ -362,11 +370,13 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     past[0] = past[1] = -gpu::kInfinity;
     past[2] = past[3] = 0.0f;
     const int stages = p.smem.stages;
-    int32_t entry = pipeline.fetch(stages);
+    const int32_t tiles = walk.tiles;
+    Tile ahead = tile_at(walk, stages, Source::kTileSlots); // the tile whose slots are looked up: the one after those under way
+    int32_t entry = pipeline.fetch(ahead, stages < tiles, gpu::thread_x());
     int stage = 0;
     int note = 0;
 
-    for (int32_t index = 0; index < walk.tiles; ++index) {
+    for (int32_t index = 0; index < tiles; ++index) {
         if (index == walk.border) {
             GPU_UNROLL
             for (int i = 0; i < 2; ++i) {
@@ -378,8 +388,9 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
         typename Source::Info &info = pipeline.info(note);
         pipeline.wait();
         pipeline.load_values(index + stages - 1, back(stage, 1, stages), back(note, 2, stages + 1));
-        const typename Source::Place next = pipeline.resolve(index + stages, entry);
-        entry = pipeline.fetch(index + stages + 1);
+        const typename Source::Place next = source.resolve(ahead, gpu::thread_x(), index + stages < tiles, entry);
+        ahead = tile_at(walk, index + stages + 1, Source::kTileSlots);
+        entry = pipeline.fetch(ahead, index + stages + 1 < tiles, gpu::thread_x());
 
         // ---- compute: scores
         float s[std::size_t{kScoreTiles}][4];
@@ -419,7 +430,7 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
                 for (int i = 0; i < 4; ++i) o[n][i] *= factor[i >> 1];
             }
         }
-        pipeline.publish(index + stages, back(note, 1, stages + 1), next);
+        if (index + stages < tiles) pipeline.publish(back(note, 1, stages + 1), gpu::thread_x(), next);
 
         // ---- compute: values; the scores' registers are the left operand as they are
         pipeline.wait();
@@ -472,32 +483,30 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
             row.sum = gpu::fma(part.sum, weight, row.sum);
             row.past_sum = gpu::fma(part.past_sum, gpu::exp2(part.past_max - safe_max(row.past_max)), row.past_sum);
         }
-        end.states[thread] = row;
+        if (thread < work.rows) end.ends[thread] = end_row(p, work, thread, row);
     }
     gpu::sync_threads();
 
-    // ---- store
-    for (int i = thread; i < Source::kRows * Source::kDim; i += kThreads) {
-        const int r = i / Source::kDim;
-        const int channel = i % Source::kDim;
+    // ---- store; a warp takes whole rows
+    for (int r = gpu::warp_id(); r < (turned ? Source::kRows : work.rows); r += kWarps) {
         const int first = r / 16 * kSlotWarps * 16 + r % 16;
-        float value = 0.0f;
-        GPU_UNROLL
-        for (int w = 0; w < kSlotWarps; ++w) value = gpu::fma(end.rows[first + 16 * w][channel], end.weights[first + 16 * w], value);
-        if (turned) {
-            end.rows[first][channel] = value;
-        } else if (r < work.rows && channel < p.cache.head_dim) {
-            emit(p, work, r, channel, value, end.states[r]);
+        for (int channel = lane; channel < Source::kDim; channel += gpu::kWarpSize) {
+            float value = 0.0f;
+            GPU_UNROLL
+            for (int w = 0; w < kSlotWarps; ++w) value = gpu::fma(end.rows[first + 16 * w][channel], end.weights[first + 16 * w], value);
+            if (turned) {
+                end.rows[first][channel] = value;
+            } else if (channel < p.cache.head_dim) {
+                emit(p, work, r, channel, value, end.ends[r]);
+            }
         }
     }
     if (!turned) return;
     gpu::sync_threads();
     hadamard_rows(end.rows[0], Source::kRows, row_pitch<Source::kDim>(), p.cache.head_dim, p.cache.rotation);
     gpu::sync_threads();
-    for (int i = thread; i < work.rows * Source::kDim; i += kThreads) {
-        const int r = i / Source::kDim;
-        const int channel = i % Source::kDim;
-        if (channel < p.cache.head_dim) emit(p, work, r, channel, end.rows[r][channel], end.states[r]);
+    for (int r = gpu::warp_id(); r < work.rows; r += kWarps) {
+        for (int channel = lane; channel < p.cache.head_dim; channel += gpu::kWarpSize) emit(p, work, r, channel, end.rows[r][channel], end.ends[r]);
     }
 }
 

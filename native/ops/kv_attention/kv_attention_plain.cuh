@@ -103,6 +103,8 @@ GPU_KERNEL(kThreads, 2) kv_attention_plain_kernel(AttentionParams p) {
 
     // ---- store
     gpu::sync_threads();
+    if (thread < work.rows) smem.ends[thread] = end_row(p, work, thread, smem.states[thread]);
+    gpu::sync_threads();
     const bool turned = p.cache.rotation != 0;
     if (turned) {
         GPU_UNROLL
@@ -122,7 +124,7 @@ GPU_KERNEL(kThreads, 2) kv_attention_plain_kernel(AttentionParams p) {
         GPU_UNROLL
         for (int r = 0; r < kPlainRows; ++r) {
             if (channel >= head_dim || r >= work.rows) continue;
-            emit(p, work, r, channel, turned ? queries[r * head_dim + channel] : o[c][r], smem.states[r]);
+            emit(p, work, r, channel, turned ? queries[r * head_dim + channel] : o[c][r], smem.ends[r]);
         }
     }
 }

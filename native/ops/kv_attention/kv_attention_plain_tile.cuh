@@ -19,6 +19,7 @@ struct PlainSmem {
     float bias[kPlainSlots];
     float factor[kPlainRows];
     RowState states[kPlainRows];
+    RowEnd ends[kPlainRows];
     RowView views[kPlainRows];
     uint32_t seen[kPlainRows]; // bit t: the row sees slot t of the tile
     // then float q[kPlainRows][head_dim], float keys[kPlainSlots][pitch]

@@ -38,7 +38,7 @@ struct PlanTile {
     int32_t begin, end, sinks;
 };
 
-GPU_DEVICE int64_t plan_visible(const PlanParams &p, int64_t tokens, int64_t length, int64_t row) {
+GPU_DEVICE int64_t plan_visible(const PlanParams &p, int64_t tokens, int64_t length, int32_t row) {
     return p.causal ? gpu::max(int64_t{0}, gpu::min(length, length - tokens + row / p.group + 1)) : length;
 }
 
@@ -85,10 +85,10 @@ GPU_DEVICE void for_each_tile(const PlanParams &p, PlanSmem &smem, bool few, Bod
     for (int64_t base = 0; base < p.offsets.batch; base += kPlanThreads) {
         const int64_t mine = base + thread;
         const int64_t tokens = mine < p.offsets.batch ? rows_of(p.offsets, mine, p.fault).count : 0;
-        const int64_t rows = tokens * p.group;
+        const auto rows = static_cast<int32_t>(tokens * p.group); // an item's rows are int32
         const bool taken = rows > 0 && few == (rows <= p.split.few_limit);
         int32_t total = 0;
-        const auto tiles = static_cast<int32_t>(taken ? (rows + tile_rows - 1) / tile_rows * p.kv_heads : 0);
+        const int32_t tiles = taken ? gpu::ceil_div(rows, tile_rows) * p.kv_heads : 0;
         const int32_t first = block_scan(smem.scans[0], tiles, total);
         smem.first[thread] = first;
         smem.tokens[thread] = static_cast<int32_t>(tokens);
@@ -107,16 +107,16 @@ GPU_DEVICE void for_each_tile(const PlanParams &p, PlanSmem &smem, bool few, Bod
                         high = middle - 1;
                     }
                 }
-                const int64_t of_tokens = smem.tokens[low];
-                const int64_t of_rows = of_tokens * p.group;
+                const int32_t of_tokens = smem.tokens[low];
+                const int32_t of_rows = of_tokens * p.group;
                 const auto within = static_cast<int32_t>(number - smem.first[low]);
-                const int64_t last = (of_rows + tile_rows - 1) / tile_rows - 1;
-                const int64_t row = (last - within / p.kv_heads) * tile_rows; // backwards, as on the host
-                const int64_t count = gpu::min(int64_t{tile_rows}, of_rows - row);
+                const int32_t last = gpu::ceil_div(of_rows, tile_rows) - 1;
+                const int32_t row = (last - within / p.kv_heads) * tile_rows; // backwards, as on the host
+                const int32_t count = gpu::min(tile_rows, of_rows - row);
                 tile.sequence = static_cast<int32_t>(base + low);
                 tile.head = within % p.kv_heads;
-                tile.row = static_cast<int32_t>(row);
-                tile.rows = static_cast<int32_t>(count);
+                tile.row = row;
+                tile.rows = count;
                 const int64_t length = checked_length(p.cache, tile.sequence, tile.head, p.max_length, p.fault);
                 const int64_t end = plan_visible(p, of_tokens, length, row + count - 1);
                 const int64_t left = plan_visible(p, of_tokens, length, row) - p.window;
@@ -132,6 +132,13 @@ GPU_DEVICE void for_each_tile(const PlanParams &p, PlanSmem &smem, bool few, Bod
     }
 }
 
+/// The same for both kinds, few rows first; one body, because the kernel is short and waits for its code.
+template <class Body>
+GPU_DEVICE void for_all_tiles(const PlanParams &p, PlanSmem &smem, Body &&body) {
+    GPU_UNROLL_BY(1)
+    for (int kind = 0; kind < 2; ++kind) for_each_tile(p, smem, kind == 0, body);
+}
+
 /// Slots of a part of a tile: batch-invariant plans leave tiles of many rows whole.
 GPU_DEVICE int32_t part_slots(const PlanParams &p, bool few, int32_t chunk) { return p.batch_invariant && !few ? INT32_MAX : chunk; }
 GPU_DEVICE int32_t plan_parts(int32_t slots, int32_t chunk) { return gpu::max(1, slots / chunk + (slots % chunk != 0 ? 1 : 0)); }
@@ -145,8 +152,7 @@ GPU_DEVICE int64_t count_items(const PlanParams &p, PlanSmem &smem, int64_t tile
         const auto add = [&](bool there, const PlanTile &tile) {
             if (there) mine += plan_parts(tile.end - tile.begin, chunk);
         };
-        for_each_tile(p, smem, true, add);
-        for_each_tile(p, smem, false, add);
+        for_all_tiles(p, smem, add);
     }
     return block_sum(smem, mine);
 }
@@ -154,18 +160,23 @@ GPU_DEVICE int64_t count_items(const PlanParams &p, PlanSmem &smem, int64_t tile
 GPU_DEVICE int32_t choose_chunk(const PlanParams &p, PlanSmem &smem) {
     if (p.batch_invariant) return p.split.fixed;
     int64_t tiles = 0;
+    int64_t mine = 0;
     const auto keep = [&](bool there, const PlanTile &tile) {
         const int64_t number = tiles + gpu::thread_x(); // a step's absent tiles are its last ones
         if (there && number < kCachedTiles) smem.slots[number] = tile.end - tile.begin;
+        if (there) mine += tile.end - tile.begin;
         tiles += block_sum(smem, there ? 1 : 0);
     };
-    for_each_tile(p, smem, true, keep);
-    for_each_tile(p, smem, false, keep);
+    for_all_tiles(p, smem, keep);
+    const int64_t seen = block_sum(smem, mine);
     const int64_t most = tiles < p.split.target ? p.split.target : tiles + p.split.target;
     const int64_t slots = gpu::max(p.max_length, int64_t{1});
-    const int64_t whole = gpu::max(int64_t{p.split.least}, (slots + kPlanSlots - 1) / kPlanSlots * kPlanSlots);
-    auto low = static_cast<int32_t>(p.split.least / kPlanSlots);
-    auto high = static_cast<int32_t>(whole / kPlanSlots);
+    const auto units = [](int64_t of) { return static_cast<int32_t>((of + kPlanSlots - 1) / kPlanSlots); };
+    // A chunk has seen / chunk items at least, and no more than one a tile beyond that.
+    const int32_t least = p.split.least / kPlanSlots;
+    const int32_t enough = most > tiles ? units((seen + most - tiles - 1) / (most - tiles)) : INT32_MAX;
+    int32_t low = gpu::max(least, units((seen + most - 1) / most));
+    int32_t high = gpu::max(low, gpu::min(gpu::max(least, units(slots)), enough));
     while (low < high) {
         const int32_t middle = static_cast<int32_t>((int64_t{low} + high) / 2);
         if (count_items(p, smem, tiles, middle * kPlanSlots) <= most) {
@@ -184,7 +195,8 @@ GPU_KERNEL(kPlanThreads, 1) kv_attention_plan_kernel(PlanParams p) {
     int64_t items = 0;
     int64_t merges = 0;
     int64_t partials = 0;
-    int32_t slots = part_slots(p, true, chunk);
+    int64_t few_items = 0;
+    int32_t slots = 0;
     const auto write = [&](bool there, const PlanTile &tile) {
         const int32_t parts = there ? plan_parts(tile.end - tile.begin, slots) : 0;
         const bool several = parts > 1;
@@ -214,10 +226,12 @@ GPU_KERNEL(kPlanThreads, 1) kv_attention_plan_kernel(PlanParams p) {
         merges += all_several;
         partials += all_partials;
     };
-    for_each_tile(p, smem, true, write);
-    const int64_t few_items = items;
-    slots = part_slots(p, false, chunk);
-    for_each_tile(p, smem, false, write);
+    GPU_UNROLL_BY(1)
+    for (int kind = 0; kind < 2; ++kind) {
+        slots = part_slots(p, kind == 0, chunk);
+        for_each_tile(p, smem, kind == 0, write);
+        if (kind == 0) few_items = items;
+    }
     if (gpu::thread_x() == 0) {
         KvAttentionPlanHeader header{};
         header.magic = kPlanMagic;

@@ -41,7 +41,7 @@ SmemLayout probability_layout(const KvAttentionProblem &p, const SmemLayout &man
     at.stages = 1;
     at.infos = many.key_unit;
     at.queries = at.infos + static_cast<std::int32_t>(words ? sizeof(WordSource<64, 4, false>::Info) : sizeof(RowSource<64, false, false>::Info));
-    at.turned = at.queries + (words || dim > 128 ? query_bytes(dim, kWarps, split) : 0);
+    at.turned = at.queries + query_bytes(dim, kWarps, split && (words || dim > 128));
     at.state = at.turned + (p.cache.rotation != 0 ? turned_bytes(dim) : 0);
     at.total = at.state + static_cast<std::int32_t>(sizeof(BlockState));
     return at;

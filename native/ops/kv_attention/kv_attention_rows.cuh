@@ -19,9 +19,10 @@ struct RowSource {
     static constexpr int kWarpSlots = kTileSlots / kSlotWarps;
     static constexpr int kScoreTiles = kWarpSlots / 8;
     static constexpr int kUnitBytes = kTileSlots * Dim * 2;
+    static constexpr int64_t kAbsent = -16;         // still a multiple of the copies
     static constexpr bool kQueryInSmem = Dim > 128; // o alone has half of the registers then
 
-    /// Where a slot lies: element offsets of its rows of K and V, plus the slot's exchange of chunks; -1: nothing to read.
+    /// Where a slot lies: bytes to its rows of K and V, of a swizzled page to its row of the first half block; kAbsent: nothing to read.
     struct Place {
         int64_t key, value;
         float bias;
@@ -35,9 +36,11 @@ struct RowSource {
     const AttentionParams &p;
     const Work &work;
     int32_t half; // elements from a chunk to the one 64 channels on
+    bool swizzled_pages;
 
     GPU_DEVICE RowSource(const AttentionParams &params, const Work &of)
-        : p(params), work(of), half(params.cache.layout == STRATA_KV_SWIZZLED ? params.cache.page_size * 64 : 64) {}
+        : p(params), work(of), half(params.cache.layout == STRATA_KV_SWIZZLED ? params.cache.page_size * 64 : 64),
+          swizzled_pages(params.cache.layout == STRATA_KV_SWIZZLED) {}
 
     GPU_DEVICE bool keys_bf16() const { return Bf16; }
     GPU_DEVICE int key_channel(int kk, int q, int i, int e) const { return kk * 16 + 8 * i + 2 * q + e; }
@@ -45,13 +48,13 @@ struct RowSource {
     static GPU_DEVICE int value_channel(int n, int column) { return n * 8 + column; }
 
     GPU_DEVICE Place resolve(const Tile &tile, int slot, bool there, int32_t entry) const {
-        if (!there || slot >= kTileSlots || !counts(tile, tile.first + slot)) return Place{-1, -1, 0.0f};
+        if (!there || slot >= kTileSlots || !counts(tile, tile.first + slot)) return Place{kAbsent, kAbsent, 0.0f};
         const GpuSlot at = slot_at(p.cache, tile.first + slot, entry, p.fault);
-        if (at.page < 0) return Place{-1, -1, 0.0f};
+        if (at.page < 0) return Place{kAbsent, kAbsent, 0.0f};
         const float bias = slot_bias(p, at, work.head);
-        if (p.cache.layout == STRATA_KV_ROWS) return Place{row_at(p.cache.keys, at, work.head), row_at(p.cache.values, at, work.head), bias};
-        const int32_t row = at.in_page * 64 + (at.in_page & 7);
-        return Place{block_at(p.cache.keys, at.page, work.head) + row, block_at(p.cache.values, at.page, work.head) + row, bias};
+        if (p.cache.layout == STRATA_KV_ROWS) return Place{row_at(p.cache.keys, at, work.head) * 2, row_at(p.cache.values, at, work.head) * 2, bias};
+        const int32_t row = at.in_page * 64;
+        return Place{(block_at(p.cache.keys, at.page, work.head) + row) * 2, (block_at(p.cache.values, at.page, work.head) + row) * 2, bias};
     }
     GPU_DEVICE void publish(Info &info, int slot, const Place &place) const {
         info.key[slot] = place.key;
@@ -65,21 +68,24 @@ struct RowSource {
     GPU_DEVICE void load(const int64_t *rows, const void *pool, unsigned char *unit) const {
         constexpr int kChunks = Dim / 8;
         constexpr int kStep = kThreads / kChunks; // rows that the block copies at once
-        static_assert(kTileSlots % kStep == 0);
-        auto *to = reinterpret_cast<uint16_t *>(unit);
+        static_assert(kTileSlots % kStep == 0 && (kStep == 4 || kStep % 8 == 0));
         const int first = gpu::thread_x() / kChunks;
         const int chunk = gpu::thread_x() % kChunks;
         const bool inside = chunk * 8 < p.cache.head_dim;
-        const auto *from = static_cast<const uint16_t *>(pool);
-        const auto *chunks = from + (chunk >> 3) * half;
+        // Tiles start at multiples of 32, so row r has the exchange r & 7 here and in a swizzled page. A thread's rows have one, or two in turns.
+        const auto *from = static_cast<const unsigned char *>(pool) + (chunk >> 3) * half * 2;
+        const unsigned char *chunks[2];
+        unsigned char *to[2];
+        GPU_UNROLL
+        for (int i = 0; i < 2; ++i) {
+            const int r = first + i * kStep;
+            chunks[i] = from + ((chunk & 7) ^ (swizzled_pages ? r & 7 : 0)) * 16;
+            to[i] = unit + swizzled(r, chunk) * 2;
+        }
         GPU_UNROLL
         for (int i = 0; i < kTileSlots / kStep; ++i) {
-            const int r = first + i * kStep;
-            const int64_t row = rows[r];
-            const bool there = inside && row >= 0;
-            // The exchange of chunks is in the row's low bits, below any chunk.
-            const int64_t at = (row & ~int64_t{7}) + ((chunk ^ static_cast<int>(row)) & 7) * 8;
-            gpu::cp_async16(to + swizzled(r, chunk), there ? chunks + at : from, there);
+            const int64_t row = rows[first + i * kStep];
+            gpu::cp_async16(to[i % 2] + i / 2 * 2 * kStep * Dim * 2, chunks[i % 2] + row, inside && row >= 0);
         }
     }
     GPU_DEVICE void load_keys(const Info &info, unsigned char *unit) const { load(info.key, p.cache.keys.data, unit); }

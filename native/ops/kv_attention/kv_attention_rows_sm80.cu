@@ -20,8 +20,14 @@ SmemLayout layout_of(bool split) {
     at.stages = stages_of(Dim, Few);
     at.infos = 2 * at.stages * Source::kUnitBytes;
     at.queries = at.infos + (at.stages + 1) * static_cast<std::int32_t>(sizeof(typename Source::Info));
-    if (at.queries < turned_bytes(Dim)) at.queries = turned_bytes(Dim);
-    at.total = at.queries + (Source::kQueryInSmem ? query_bytes(Dim, Source::kRows / 16, split) : 0);
+    at.total = at.queries;
+    if (Source::kQueryInSmem) {
+        if (at.queries < turned_bytes(Dim)) at.queries = turned_bytes(Dim);
+        at.total = at.queries + query_bytes(Dim, Source::kRows / 16, split);
+    } else {
+        at.queries = at.infos - at.value_unit; // the last values' place, which is filled last; turned rows end before it
+        static_assert(Source::kQueryInSmem || query_bytes(Dim, Source::kRows / 16, false) <= Source::kUnitBytes);
+    }
     finish_layout(Dim, at);
     return at;
 }
