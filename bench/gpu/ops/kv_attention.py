@@ -90,13 +90,17 @@ class KvAttention(Problem):
         return out, lse, largest
 
     def _gate(self) -> float:
-        """fp32 sums everywhere; GPUs round the weights to a 16-bit cache's type for the tensor cores."""
+        """fp32 sums everywhere; where products are of 16 bits, the weights are rounded to the cache's type for them."""
         out = _GATES[self.out.kind]
-        return out if self.device.name == "cpu" else max(out, _GATES[self.cache.kind if self.cache.form.plain else "f16"])
+        return max(out, _GATES[self.cache.kind if self.cache.form.plain else "f16"]) if self._narrow_products() else out
+
+    def _narrow_products(self) -> bool:
+        """On GPUs the tensor cores, on some CPUs the dot products of bf16."""
+        return self.device.name != "cpu" or (self.cache.kind == "bf16" and self.device.isa.startswith(("avx512vnni", "amx")))
 
     def _compare_lse(self, got: np.ndarray, want: np.ndarray, largest: np.ndarray, where: str) -> Comparison:
-        # On the GPU a query that is finer than the cache is the sum of two of the cache's type.
-        coarse = {"bf16": 2.0**-17, "f32": 0.0}.get(self.cache.kind, 2.0**-21) if self.device.name != "cpu" and self.q.kind != self.cache.kind else 0.0
+        # There a query that is finer than the cache is the sum of two of the cache's type.
+        coarse = {"bf16": 2.0**-17, "f32": 0.0}.get(self.cache.kind, 2.0**-21) if self._narrow_products() and self.q.kind != self.cache.kind else 0.0
         gate = ((4 * np.sqrt(self.cache.head_dim) + 3) * 2.0**-24 + coarse) * largest + 1e-6 * (1 + np.where(np.isfinite(want), np.abs(want), 0))
         with np.errstate(invalid="ignore"):
             share = np.where(got == want, 0.0, np.abs(got - want) / gate)

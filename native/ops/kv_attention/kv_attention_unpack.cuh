@@ -19,6 +19,9 @@ GPU_HOST_DEVICE constexpr Codes codes_of(int32_t format, int32_t dtype) {
     default: return dtype == STRATA_DTYPE_BF16 ? Codes::kBfloat : Codes::kHalf;
     }
 }
+constexpr int kAnyCodes = -1;
+/// One scale a token, in both pools.
+GPU_HOST_DEVICE constexpr bool token_scaled(Codes codes) { return codes == Codes::kInt8 || codes == Codes::kFloat8; }
 /// Log2 of the numbers in a word.
 GPU_HOST_DEVICE constexpr int word_shift(Codes codes) { return codes <= Codes::kBfloat ? 1 : codes == Codes::kNibble ? 3 : 2; }
 

@@ -35,7 +35,8 @@ constexpr int value_unit_bytes(int slots, int dim, int per_word, bool block) {
     return slots * dim / per_word * 4 + (block ? 2 * (dim / kKvBlock) * slots * 2 : 0);
 }
 
-template <int Dim, int T, bool Few>
+/// Key, Value: Codes that the kernel is made for, or kAnyCodes: the launch's parameters say.
+template <int Dim, int T, bool Few, int Key = kAnyCodes, int Value = kAnyCodes>
 struct WordSource {
     static constexpr int kDim = Dim;
     static constexpr int kSlotWarps = Few ? kWarps : 1;
@@ -49,6 +50,7 @@ struct WordSource {
 
     struct Place {
         int32_t page, in_page;
+        bool counted; // what belongs to the slot alone may be used
         float bias;
         uint16_t key_factor, value_factor;
     };
@@ -68,9 +70,9 @@ struct WordSource {
 
     GPU_DEVICE WordSource(const AttentionParams &params, const Work &of) : p(params), work(of) {}
 
-    // From the launch's parameters each time: they cost no registers between their uses.
-    GPU_DEVICE Codes key_codes() const { return static_cast<Codes>(p.smem.key_codes); }
-    GPU_DEVICE Codes value_codes() const { return static_cast<Codes>(p.smem.value_codes); }
+    // Parameters of the launch, if not of the template, cost no registers between their uses.
+    GPU_DEVICE Codes key_codes() const { return static_cast<Codes>(Key == kAnyCodes ? p.smem.key_codes : Key); }
+    GPU_DEVICE Codes value_codes() const { return static_cast<Codes>(Value == kAnyCodes ? p.smem.value_codes : Value); }
 
     GPU_DEVICE bool keys_bf16() const { return key_codes() == Codes::kBfloat; }
     GPU_DEVICE int key_channel(int kk, int q, int i, int e) const {
@@ -83,27 +85,28 @@ struct WordSource {
     static GPU_DEVICE int value_channel(int n, int column) { return n / 4 * 32 + 4 * column + n % 4; }
 
     GPU_DEVICE Place resolve(const Tile &tile, int in_tile, bool there, int32_t entry) const {
-        Place place{-1, 0, 0.0f, 0, 0};
+        Place place{-1, 0, false, 0.0f, 0, 0};
         const int32_t slot = tile.first + in_tile;
         const int32_t block = slot & ~15;
         if (!there || in_tile >= kTileSlots || block >= tile.high || block + 16 <= tile.low) return place;
         const GpuSlot at = slot_at(p.cache, slot, entry, p.fault);
         place.page = at.page;
         place.in_page = at.in_page;
-        if (at.page < 0 || !counts(tile, slot)) return place;
+        place.counted = at.page >= 0 && counts(tile, slot);
+        const GpuSlot read{gpu::max(at.page, 0), at.in_page}; // some row of the pool, so that no branch waits for the scales
         place.bias = slot_bias(p, at, work.head);
-        if (kv_token_scaled(p.cache.key_format)) {
-            place.key_factor = static_cast<const uint16_t *>(p.cache.key_scales.data)[row_at(p.cache.key_scales, at, work.head)];
+        if (token_scaled(key_codes())) {
+            place.key_factor = static_cast<const uint16_t *>(p.cache.key_scales.data)[row_at(p.cache.key_scales, read, work.head)];
         }
-        if (kv_token_scaled(p.cache.value_format)) {
-            place.value_factor = static_cast<const uint16_t *>(p.cache.value_scales.data)[row_at(p.cache.value_scales, at, work.head)];
+        if (token_scaled(value_codes())) {
+            place.value_factor = static_cast<const uint16_t *>(p.cache.value_scales.data)[row_at(p.cache.value_scales, read, work.head)];
         }
         return place;
     }
     GPU_DEVICE void publish(Info &info, int in_tile, const Place &place) const {
-        info.bias[in_tile] = place.bias;
-        info.key_factor[in_tile] = gpu::f16_to_f32(place.key_factor);
-        info.value_factor[in_tile] = place.value_factor;
+        info.bias[in_tile] = place.counted ? place.bias : 0.0f;
+        info.key_factor[in_tile] = place.counted ? gpu::f16_to_f32(place.key_factor) : 0.0f;
+        info.value_factor[in_tile] = place.counted ? place.value_factor : uint16_t{0};
         if (in_tile % 16 != 0) return;
         const int block = in_tile / 16;
         const GpuKvCache &cache = p.cache;
@@ -399,7 +402,7 @@ struct WordSource {
                     scores_block<Codes::kNibble>(words, scales, query, part);
                 }
             }
-            const bool factors = key_codes() == Codes::kInt8 || key_codes() == Codes::kFloat8;
+            const bool factors = token_scaled(key_codes());
             GPU_UNROLL
             for (int j = 0; j < T; ++j) {
                 GPU_UNROLL
@@ -479,7 +482,7 @@ struct WordSource {
             const unsigned char *words = unit + (slot >> shift) * Dim * 4 + (g ^ (2 * q)) * 16;
             const unsigned char *scales = unit + (kTileSlots >> shift) * Dim * 4 + slot * 2;
             uint32_t token[4] = {0, 0, 0, 0};
-            if (value_codes() == Codes::kInt8 || value_codes() == Codes::kFloat8) {
+            if (token_scaled(value_codes())) {
                 load_slot_pairs<false, T>(reinterpret_cast<const unsigned char *>(info.value_factor + slot), token);
             }
             float part[std::size_t{T}][4];
@@ -501,11 +504,11 @@ struct WordSource {
     }
 };
 
-template <int Dim, int T, bool Few>
+template <int Dim, int T, bool Few, int Codes = kAnyCodes>
 GPU_KERNEL(kThreads, Dim > 64 ? 2 : 3)
 kv_attention_mma_words_kernel(AttentionParams p) {
     GPU_DYNAMIC_SMEM(smem);
-    attend<WordSource<Dim, T, Few>>(p, smem);
+    attend<WordSource<Dim, T, Few, Codes, Codes>>(p, smem);
 }
 
 } // namespace strata
