@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Replays recorded op calls (src/Strata/CallRecorder.cs) on one device: replay FILE DEVICE [ISA] [tiny].
 // Built with the sanitizers: every buffer is a heap block of exactly its size, so each out-of-bounds access and each race of every op is seen
-// on every recorded case, with no code here that knows an op. On the device of the recording the outputs must be bitwise equal.
+// on every recorded case, with no code here that knows an op, but for plans: a device makes its own. On the device of the recording the outputs
+// must be bitwise equal.
 #include <strata/strata.h>
 
 #include <cstdint>
@@ -124,6 +125,31 @@ Call read_call(Reader &file) {
     return call;
 }
 
+/// Another device's plan in place of the recorded one.
+strata_status remake_plan(strata_context *context, Call &call, Block &plan) {
+    strata_kv_attention_args arguments;
+    if (call.op != "kv_attention" || call.arguments.size() != sizeof arguments) {
+        return STRATA_OK;
+    }
+    std::memcpy(&arguments, call.arguments.data(), sizeof arguments);
+    if (arguments.plan.data == nullptr) {
+        return STRATA_OK;
+    }
+    strata_tensor view = arguments.plan;
+    arguments.plan = strata_tensor{};
+    std::int64_t words = 0;
+    strata_status status = strata_kv_attention_plan_words(context, &arguments, &words);
+    if (status == STRATA_OK) {
+        plan = allocate(static_cast<std::size_t>(words) * sizeof(std::int32_t));
+        status = strata_kv_attention_plan(context, &arguments, reinterpret_cast<std::int32_t *>(plan.get()), words, STRATA_PLAN_HOST, nullptr);
+    }
+    view.data = plan.get();
+    view.shape[0] = words;
+    arguments.plan = view;
+    std::memcpy(call.arguments.data(), &arguments, sizeof arguments);
+    return status;
+}
+
 bool outputs_equal(const Call &call) {
     for (const Buffer &buffer : call.buffers) {
         if (buffer.kind == Kind::kBuffer && std::memcmp(buffer.memory.get(), buffer.after.data(), buffer.bytes) != 0) {
@@ -176,9 +202,11 @@ int main(int argc, char **argv) {
             std::fprintf(stderr, "replay: %s_workspace or _run is not exported\n", name.c_str());
             return 2;
         }
+        Block plan;
+        strata_status status = device == "simt" ? STRATA_OK : remake_plan(context, call, plan);
         // This device's own scratch, exactly as large as it says it needs, full of NaN.
         std::size_t scratch_bytes = 0;
-        strata_status status = workspace(context, call.arguments.data(), &scratch_bytes);
+        status = status == STRATA_OK ? workspace(context, call.arguments.data(), &scratch_bytes) : status;
         const Block scratch = allocate(scratch_bytes);
         std::memset(scratch.get(), 0xff, scratch_bytes);
         if (status == STRATA_OK) {
