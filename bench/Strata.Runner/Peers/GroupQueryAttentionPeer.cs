@@ -23,6 +23,11 @@ internal sealed class GroupQueryAttentionPeer(OnnxRuntime runtime, DType type) :
         string cache = opCase.Text("dtype", "f32");
         int width = opCase.Int("head_dim", 64);
         if (cache is not ("f32" or "f16" or "bf16")) return $"dtype is {cache}, must be f32, f16 or bf16";
+        foreach (string side in new[] { "key", "value" })
+        {
+            if (opCase.Text(side, "plain") is var format && format != "plain") return $"{side} is {format}, must be plain";
+        }
+        if (opCase.Text("layout", "rows") is var layout && layout != "rows") return $"layout is {layout}, must be rows";
         if (type == DType.F16 && cache == "f32") return "dtype is f32, which an f16 cache does not hold";
         if (width % HeadDimStep != 0) return $"head_dim is {width}, must be a multiple of {HeadDimStep}";
         if (lengths.Distinct().Count() != 1 || opCase.Int("uneven", 0) != 0) return "the lengths differ, must be the same";
