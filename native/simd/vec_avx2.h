@@ -236,6 +236,16 @@ struct Bf16x32 {
         _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 16), b);
     }
 };
+inline void zip(Bf16x32 p, Bf16x32 q, Bf16x32 &low, Bf16x32 &high) {
+    const auto zipped = [](__m256i x, __m256i y) {
+        const __m256i first = _mm256_unpacklo_epi16(x, y);
+        const __m256i second = _mm256_unpackhi_epi16(x, y);
+        return Bf16x32{_mm256_permute2x128_si256(first, second, 0x20), _mm256_permute2x128_si256(first, second, 0x31)};
+    };
+    low = zipped(p.a, q.a);
+    high = zipped(p.b, q.b);
+}
+inline void in_order(F32x16 &, F32x16 &) {}
 inline Bf16x32 narrow(F32x16 a, F32x16 b) {
     alignas(32) std::uint16_t numbers[32];
     flush(a).store_bf16(numbers);
@@ -353,6 +363,46 @@ inline F32x16 nibble_as_f32(U8x64 x) {
     const __m256i mask = _mm256_set1_epi32(15);
     return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.a, 4 * Nibble), mask)),
             _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.b, 4 * Nibble), mask))};
+}
+
+struct I16x32 {
+    __m256i a;
+    __m256i b;
+    static I16x32 set_pair(const std::int16_t *p) {
+        std::int32_t word;
+        std::memcpy(&word, p, 4);
+        return {_mm256_set1_epi32(word), _mm256_set1_epi32(word)};
+    }
+};
+inline I32x16 dot(I32x16 sum, I16x32 x, I16x32 y) {
+    return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(x.a, y.a)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(x.b, y.b))};
+}
+template <int Byte>
+inline I16x32 signed_bytes(U8x64 x) {
+    const auto half = [](__m256i h) { return _mm256_srai_epi16(Byte == 0 ? _mm256_slli_epi16(h, 8) : h, 8); };
+    return {half(x.a), half(x.b)};
+}
+template <int Byte>
+inline I16x32 unsigned_bytes(U8x64 x) {
+    const auto half = [](__m256i h) { return Byte == 0 ? _mm256_and_si256(h, _mm256_set1_epi16(255)) : _mm256_srli_epi16(h, 8); };
+    return {half(x.a), half(x.b)};
+}
+template <int Nibble>
+inline I16x32 nibbles(U8x64 x) {
+    const auto half = [](__m256i h) {
+        const __m256i shifted = _mm256_srli_epi16(h, 4 * Nibble);
+        return Nibble == 3 ? shifted : _mm256_and_si256(shifted, _mm256_set1_epi16(15));
+    };
+    return {half(x.a), half(x.b)};
+}
+template <int Each>
+inline void store_as_operand(std::int16_t *p, I32x16 x) {
+    static_assert(Each == 4 || Each == 8);
+    const auto ordered = [](__m256i h) {
+        return Each == 4 ? _mm256_shuffle_epi32(h, 0xd8) : _mm256_permutevar8x32_epi32(h, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+    };
+    const __m256i quarters = _mm256_packs_epi32(ordered(x.a), ordered(x.b)); // lanes 0-3, 8-11, 4-7, 12-15
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_permute4x64_epi64(quarters, 0xd8));
 }
 
 inline __m256i broadcast4(const std::int8_t *s4) {

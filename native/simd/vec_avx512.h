@@ -137,6 +137,16 @@ struct Bf16x32 {
     }
     void store(std::uint16_t *p) const { _mm512_storeu_si512(p, v); }
 };
+inline void zip(Bf16x32 p, Bf16x32 q, Bf16x32 &low, Bf16x32 &high) {
+    low = {_mm512_unpacklo_epi16(p.v, q.v)}; // of each eight numbers the first four
+    high = {_mm512_unpackhi_epi16(p.v, q.v)};
+}
+inline void in_order(F32x16 &x, F32x16 &y) {
+    const __m512i at = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    const __m512 first = _mm512_permutex2var_ps(x.v, at, y.v);
+    y = {_mm512_permutex2var_ps(x.v, _mm512_or_si512(at, _mm512_set1_epi32(8)), y.v)};
+    x = {first};
+}
 inline F32x16 as_words(Bf16x32 p) { return {_mm512_castsi512_ps(p.v)}; }
 inline Bf16x32 as_pairs(F32x16 x) { return {_mm512_castps_si512(x.v)}; }
 inline F32x16 even_as_f32(Bf16x32 p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(p.v, 16))}; }
@@ -207,6 +217,42 @@ template <int Nibble>
 inline F32x16 nibble_as_f32(U8x64 a) {
     const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     return {_mm512_permutexvar_ps(_mm512_srli_epi32(a.v, 4 * Nibble), table)};
+}
+
+struct I16x32 {
+    __m512i v;
+    static I16x32 set_pair(const std::int16_t *p) {
+        std::int32_t word;
+        std::memcpy(&word, p, 4);
+        return {_mm512_set1_epi32(word)};
+    }
+};
+inline I32x16 dot(I32x16 sum, I16x32 a, I16x32 b) {
+#if defined(__AVX512VNNI__)
+    return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
+#else
+    return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(a.v, b.v))};
+#endif
+}
+template <int Byte>
+inline I16x32 signed_bytes(U8x64 a) {
+    return {_mm512_srai_epi16(Byte == 0 ? _mm512_slli_epi16(a.v, 8) : a.v, 8)};
+}
+template <int Byte>
+inline I16x32 unsigned_bytes(U8x64 a) {
+    return {Byte == 0 ? _mm512_and_si512(a.v, _mm512_set1_epi16(255)) : _mm512_srli_epi16(a.v, 8)};
+}
+template <int Nibble>
+inline I16x32 nibbles(U8x64 a) {
+    const __m512i shifted = _mm512_srli_epi16(a.v, 4 * Nibble);
+    return {Nibble == 3 ? shifted : _mm512_and_si512(shifted, _mm512_set1_epi16(15))};
+}
+template <int Each>
+inline void store_as_operand(std::int16_t *p, I32x16 x) {
+    static_assert(Each == 4 || Each == 8);
+    const __m512i ordered = Each == 4 ? _mm512_shuffle_epi32(x.v, _MM_PERM_DBCA)
+                                      : _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15), x.v);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtsepi32_epi16(ordered));
 }
 
 inline __m512i broadcast4(const std::int8_t *s4) {

@@ -212,6 +212,15 @@ struct Bf16x32 {
     }
     void store(std::uint16_t *p) const { std::memcpy(p, v, sizeof v); }
 };
+inline void zip(Bf16x32 p, Bf16x32 q, Bf16x32 &low, Bf16x32 &high) {
+    for (int i = 0; i < 16; ++i) {
+        low.v[2 * i] = p.v[i];
+        low.v[2 * i + 1] = q.v[i];
+        high.v[2 * i] = p.v[16 + i];
+        high.v[2 * i + 1] = q.v[16 + i];
+    }
+}
+inline void in_order(F32x16 &, F32x16 &) {}
 inline Bf16x32 narrow(F32x16 a, F32x16 b) {
     Bf16x32 r;
     flush(a).store_bf16(r.v);
@@ -375,6 +384,46 @@ inline F32x16 nibble_as_f32(U8x64 a) {
     F32x16 r;
     LANES r.v[i] = static_cast<float>((a.v[4 * i + Nibble / 2] >> (4 * (Nibble % 2))) & 15);
     return r;
+}
+
+struct I16x32 {
+    std::int16_t v[32];
+    static I16x32 set_pair(const std::int16_t *p) {
+        I16x32 r;
+        for (int i = 0; i < 32; ++i) r.v[i] = p[i % 2];
+        return r;
+    }
+};
+inline I32x16 dot(I32x16 sum, I16x32 a, I16x32 b) {
+    LANES sum.v[i] += a.v[2 * i] * b.v[2 * i] + a.v[2 * i + 1] * b.v[2 * i + 1];
+    return sum;
+}
+template <int Byte>
+inline I16x32 signed_bytes(U8x64 a) {
+    I16x32 r;
+    for (int i = 0; i < 32; ++i) r.v[i] = static_cast<std::int8_t>(a.v[2 * i + Byte]);
+    return r;
+}
+template <int Byte>
+inline I16x32 unsigned_bytes(U8x64 a) {
+    I16x32 r;
+    for (int i = 0; i < 32; ++i) r.v[i] = a.v[2 * i + Byte];
+    return r;
+}
+template <int Nibble>
+inline I16x32 nibbles(U8x64 a) {
+    I16x32 r;
+    for (int i = 0; i < 32; ++i) r.v[i] = static_cast<std::int16_t>(a.v[2 * i + Nibble / 2] >> (4 * (Nibble % 2)) & 15);
+    return r;
+}
+template <int Each>
+inline void store_as_operand(std::int16_t *p, I32x16 x) {
+    static_assert(Each == 4 || Each == 8);
+    LANES {
+        const int lane = i / Each * Each + 2 * i % Each + (i % Each >= Each / 2 ? 1 : 0);
+        const std::int32_t held = x.v[lane] < INT16_MIN ? INT16_MIN : x.v[lane] > INT16_MAX ? INT16_MAX : x.v[lane];
+        p[i] = static_cast<std::int16_t>(held);
+    }
 }
 
 inline I32x16 dot_u8s8(I32x16 sum, U8x64 u, const std::int8_t *s4) {

@@ -108,12 +108,12 @@ internal sealed class KvAttentionRun : OpRun
     /// <summary>Kernels that multiply 16-bit numbers: GPUs' tensor cores, and the bf16 dot products of some CPUs.</summary>
     private bool SixteenBit => _device.Id != "cpu" || _device.Isa is "avx512vnni" or "amx";
 
-    /// <summary>fp32 sums everywhere; where 16-bit products are, the weights are rounded to the cache's type. Tensor cores take the codes of a quantised cache as
-    /// fp16, and round q and the weights to it once their scales are in.</summary>
+    /// <summary>fp32 sums everywhere; where 16-bit products are, the weights are rounded to the cache's type. Codes of a quantised cache meet q and the weights, their
+    /// scales in them, as fp16 on tensor cores and as whole numbers of 16 bits on CPUs.</summary>
     private double Gate()
     {
         double gate = Gate(_p.Output.DType);
-        if (!_p.Cache.Shape.IsPlain && _device.Id != "cpu") gate = Math.Max(gate, 2e-3);
+        if (!_p.Cache.Shape.IsPlain) gate = Math.Max(gate, _device.Id == "cpu" ? 5e-4 : 2e-3);
         return _p.Cache.Shape.IsPlain && SixteenBit ? Math.Max(gate, Gate(_p.Cache.Shape.Type)) : gate;
     }
 
@@ -128,7 +128,7 @@ internal sealed class KvAttentionRun : OpRun
         double[] got = Download(sums, NewSums()).ToDoubles();
         KvCacheShape shape = _p.Cache.Shape;
         // With 16-bit products a query that is finer than the cache is the sum of two of the cache's type.
-        double query = !shape.IsPlain ? (_device.Id == "cpu" ? 0 : 1.0 / (1 << 12))
+        double query = !shape.IsPlain ? (_device.Id == "cpu" ? 1.0 / (1 << 14) : 1.0 / (1 << 12))
             : !SixteenBit || _p.Q.DType == shape.Type ? 0
             : shape.Type == DType.BF16 ? 1.0 / (1 << 17) : 1.0 / (1 << 21);
         var worst = new Comparison(0, 1e-6, "");
@@ -146,7 +146,7 @@ internal sealed class KvAttentionRun : OpRun
     private Comparison CompareProbability()
     {
         HostTensor got = DownloadProbability(), before = StartOfProbability();
-        double relative = SixteenBit && (!_p.Cache.Shape.IsPlain || _p.Cache.Shape.Type == DType.BF16 || _p.Output.DType == DType.BF16) ? 1e-2 : 5e-4;
+        double relative = !_p.Cache.Shape.IsPlain || (SixteenBit && (_p.Cache.Shape.Type == DType.BF16 || _p.Output.DType == DType.BF16)) ? 1e-2 : 5e-4;
         var worst = new Comparison(0, 1, "");
         for (int b = 0; b < _p.Cache.Shape.Batch; b++)
         {

@@ -27,7 +27,6 @@ internal sealed class GroupQueryAttentionPeer(OnnxRuntime runtime, DType type) :
         {
             if (opCase.Text(side, "plain") is var format && format != "plain") return $"{side} is {format}, must be plain";
         }
-        if (opCase.Text("layout", "rows") is var layout && layout != "rows") return $"layout is {layout}, must be rows";
         if (type == DType.F16 && cache == "f32") return "dtype is f32, which an f16 cache does not hold";
         if (width % HeadDimStep != 0) return $"head_dim is {width}, must be a multiple of {HeadDimStep}";
         if (lengths.Distinct().Count() != 1 || opCase.Int("uneven", 0) != 0) return "the lengths differ, must be the same";
@@ -73,6 +72,8 @@ internal sealed class GroupQueryAttentionPeer(OnnxRuntime runtime, DType type) :
         return model;
     }
 
+    private delegate void RowReader(int b, int h, int slot, Span<double> to);
+
     private sealed record Shape(long Batch, long Tokens, long QueryHeads, long KvHeads, long Length, long Width, float Scale)
     {
         public static Shape Of(IKvAttentionInputs p)
@@ -102,8 +103,8 @@ internal sealed class GroupQueryAttentionPeer(OnnxRuntime runtime, DType type) :
                 if (!values.TryGetValue(problems[i], out var v))
                 {
                     var p = (IKvAttentionInputs)problems[i];
-                    (OrtValue k, OrtValue pastK) = Cached(p.Cache, p.Cache.Keys);
-                    (OrtValue value, OrtValue pastV) = Cached(p.Cache, p.Cache.Values);
+                    (OrtValue k, OrtValue pastK) = Cached(p.Cache, p.Cache.ReadKey);
+                    (OrtValue value, OrtValue pastV) = Cached(p.Cache, p.Cache.ReadValue);
                     values[problems[i]] = v = (Tensor(Queries(p.Q), flat).Value, k, value, pastK, pastV, Tensor(NewOutput(), flat));
                 }
                 BindInput($"q{i}", v.Q);
@@ -143,15 +144,16 @@ internal sealed class GroupQueryAttentionPeer(OnnxRuntime runtime, DType type) :
         }
 
         // The last tokens, [batch, tokens, kv_heads, width], and all of them, [batch, kv_heads, length, width].
-        private (OrtValue New, OrtValue Past) Cached(HostKvCache cache, HostTensor pool)
+        private (OrtValue New, OrtValue Past) Cached(HostKvCache cache, RowReader read)
         {
             var fresh = new HostTensor(_type, [_shape.Batch, _shape.Tokens, _shape.KvHeads, _shape.Width]);
             var past = new HostTensor(_type, [_shape.Batch, _shape.KvHeads, _shape.Length, _shape.Width]);
+            var numbers = new double[_shape.Width];
             var row = new float[_shape.Width];
             cache.ForEachSlot((b, h, slot) =>
             {
-                (long page, long head, long at) = cache.Locate(cache.PageTable, b, h, slot);
-                pool.CopyRow(row, page, head, at);
+                read(b, h, slot, numbers);
+                for (int d = 0; d < row.Length; d++) row[d] = (float)numbers[d];
                 past.SetRow(row, b, h, slot);
                 long token = slot - (_shape.Length - _shape.Tokens);
                 if (token >= 0) fresh.SetRow(row, b, token, h);

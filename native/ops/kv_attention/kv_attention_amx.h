@@ -252,11 +252,11 @@ inline void advance_pipeline(Tile &tile) {
     }
 }
 
-/// body() with the tile unit set up, where the rows at hand use it.
+/// body() with the tile unit set up, where the rows at hand use it: few rows leave most of a tile empty.
 template <class Body>
 inline void with_tile_unit(Tile &tile, Body &&body) {
     if constexpr (kTileProducts) {
-        if (tile.pairs) {
+        if (tile.pairs && tile.rows > kFewRows) {
             TileUnit unit;
             tile.unit = &unit;
             body();

@@ -24,7 +24,7 @@ namespace strata::STRATA_ISA_NAMESPACE {
 namespace {
 
 constexpr std::int64_t kSlotsPerSum = 256; // slots whose probabilities one item sums
-static_assert(kCpuSplit.many_rows == kBlockRows && kSlotsPerSum % kTile == 0);
+static_assert(kCpuSplit.few_rows == kFewRows && kCpuSplit.many_rows == kBlockRows && kSlotsPerSum % kTile == 0);
 
 constexpr std::int64_t ceil_div(std::int64_t x, std::int64_t y) { return (x + y - 1) / y; }
 constexpr std::int64_t smaller(std::int64_t x, std::int64_t y) { return x < y ? x : y; }
@@ -41,6 +41,7 @@ struct Run {
     const KvAttentionProblem &p;
     std::int64_t width; // head_dim in whole vectors
     bool pairs;         // tiles of many rows multiply in bf16
+    bool few_pairs;     // and those of few rows, which no tile unit takes
     KvAttentionPlan plan;
     float *scratch;     // [threads][Tile::floats(width)]
     float *partial_o;   // [rows of partial results][width]
@@ -104,7 +105,8 @@ void rotate(float *x, std::int32_t channels, std::int32_t n) {
 void load_queries(const Run &run, const Block &block, Tile &tile) {
     const View &q = run.p.q;
     const F32x16 scale = F32x16::set(run.p.scale);
-    tile.pairs = run.pairs && block.count > kCpuSplit.few_rows;
+    const bool few = block.count <= kFewRows;
+    tile.pairs = few ? run.few_pairs : run.pairs;
     tile.query_parts = q.dtype == STRATA_DTYPE_BF16 && run.p.cache.rotation == 0 ? 1 : 2;
     tile.scale = run.p.scale;
     for (std::int32_t r = 0; r < block.count; ++r) {
@@ -124,6 +126,7 @@ void load_queries(const Run &run, const Block &block, Tile &tile) {
         tile.sum[r] = 0.0F;
     }
     tile.rows = block.count;
+    if (few) place_factors(tile, run.p.cache);
 }
 
 // ---- one tile ------------------------------------------------------------------------------------------------------
@@ -369,6 +372,7 @@ Status kv_attention_cpu(Exec &exec, const void *problem) {
     Run run{p,
             ceil_div(p.cache.head_dim, 16) * 16,
             (kTileProducts || (kBf16Dot && bf16_dot_is_fast())) && holds_pairs(p.cache),
+            kBf16Dot && bf16_dot_is_fast() && holds_pairs(p.cache),
             {},
             nullptr,
             nullptr,

@@ -73,10 +73,9 @@ inline void advance_softmax(Tile &tile) {
         hide_unseen(tile, r, end);
         F32x16 highest = F32x16::load(s);
         for (std::int32_t t = 16; t < end; t += 16) highest = max(highest, F32x16::load(s + t));
-        const float candidate = reduce_max(highest);
         const float old = tile.max[r];
-        const float now = candidate > old ? candidate : old;
-        const float base = now == -__builtin_inff() ? 0.0F : now; // -inf - -inf would be NaN
+        const float now = any_greater(highest, F32x16::set(old)) ? reduce_max(highest) : old; // nearly always the old one
+        const float base = now == -__builtin_inff() ? 0.0F : now;                             // -inf - -inf would be NaN
         const F32x16 shift = F32x16::set(base);
         F32x16 sum = F32x16::zero();
         for (std::int32_t t = 0; t < end; t += 16) {

@@ -8,7 +8,7 @@ namespace strata::STRATA_ISA_NAMESPACE {
 
 namespace {
 
-/// Slots [first, first + slots) of one (sequence, head), and for keys in rows the kAhead that follow, as far as they lie below `end`.
+/// Slots [first, first + slots) of one (sequence, head); its last slot is end - 1.
 struct TileSlots {
     std::int64_t sequence, head;
     std::int64_t first, end;
@@ -22,15 +22,15 @@ inline const std::uint8_t *bytes_at(const View &view, std::int64_t element) {
 inline void find_rows(const KvCacheView &cache, const View &pool, const TileSlots &at, TileSource &source) {
     const std::int32_t *table = cache.table_row(at.sequence, at.head);
     const std::int64_t step = pool.stride[2] * dtype_bytes(pool.dtype);
-    const auto wanted = static_cast<std::int32_t>(at.end - at.first < kTile + kAhead ? at.end - at.first : kTile + kAhead);
     std::int64_t page = at.first / cache.page_size;
     std::int64_t in_page = at.first - page * cache.page_size;
     std::int32_t t = 0;
-    for (; t < wanted; ++page, in_page = 0) {
+    for (; t < at.slots; ++page, in_page = 0) {
         const std::uint8_t *row = bytes_at(pool, cache.row(pool, table[page], at.head, in_page));
-        for (; t < wanted && in_page < cache.page_size; ++t, ++in_page, row += step) source.rows[t] = row;
+        for (; t < at.slots && in_page < cache.page_size; ++t, ++in_page, row += step) source.rows[t] = row;
     }
-    for (; t < kTile + kAhead; ++t) source.rows[t] = source.rows[t - 1];
+    for (; t < kTile; ++t) source.rows[t] = source.rows[t - 1];
+    source.row_step = step;
 }
 
 inline void find_panels(const KvCacheView &cache, const View &pool, const TileSlots &at, TileSource &source) {
@@ -92,21 +92,22 @@ inline void find_tail(const KvCacheView &cache, const TileSlots &at, TileSource 
     source.dtype = cache.key_tail.dtype;
     source.page_size = cache.page_size;
     const std::int64_t base = cache.tail(at.sequence, at.head) * cache.key_tail.stride[0];
-    for (std::int32_t t = 0; t < kTile + kAhead; ++t) {
+    source.row_step = cache.key_tail.stride[1] * dtype_bytes(cache.key_tail.dtype);
+    for (std::int32_t t = 0; t < kTile; ++t) {
         const std::int64_t slot = at.first + (t < at.slots ? t : at.slots - 1);
         source.rows[t] = bytes_at(cache.key_tail, base + slot % kKvBlock * cache.key_tail.stride[1]);
     }
 }
 
-/// Where the panels of the tile after this one lie, as far as there are any.
-inline void find_next_keys(const KvCacheView &cache, const TileSlots &at, Tile &tile) {
+/// Where the panels of the tile after this one begin, as far as there are any.
+inline void find_next_panels(const KvCacheView &cache, const View &pool, const TileSlots &at, const std::uint8_t *(&next)[kPanels]) {
     const std::int32_t *table = cache.table_row(at.sequence, at.head);
-    const std::int64_t slot_bytes = cache.keys.shape[3] * dtype_bytes(cache.keys.dtype);
+    const std::int64_t slot_bytes = (cache.layout == STRATA_KV_ROWS ? pool.stride[2] : pool.shape[3]) * dtype_bytes(pool.dtype);
     for (std::int32_t i = 0; i < kPanels; ++i) {
         const std::int64_t ahead = at.first + at.slots + kPanel * i;
         const std::int64_t slot = ahead < at.end ? ahead : at.first;
         const std::int64_t page = slot / cache.page_size;
-        tile.next_keys[i] = bytes_at(cache.keys, cache.row(cache.keys, table[page], at.head, 0)) + (slot - page * cache.page_size) * slot_bytes;
+        next[i] = bytes_at(pool, cache.row(pool, table[page], at.head, 0)) + (slot - page * cache.page_size) * slot_bytes;
     }
 }
 
@@ -118,7 +119,8 @@ inline void find_tile(const KvCacheView &cache, const TileSlots &at, std::uint16
         find_pool(cache, cache.keys, cache.key_scales, cache.key_format, true, at, row_scales, tile.keys);
     }
     find_pool(cache, cache.values, cache.value_scales, cache.value_format, false, at, row_scales + kTile, tile.values);
-    if (cache.layout == STRATA_KV_TILED) find_next_keys(cache, at, tile);
+    find_next_panels(cache, cache.keys, at, tile.next_keys);
+    find_next_panels(cache, cache.values, at, tile.next_values);
 }
 
 } // namespace

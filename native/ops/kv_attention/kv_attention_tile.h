@@ -23,11 +23,15 @@ namespace strata::STRATA_ISA_NAMESPACE {
 
 namespace {
 
+// Unrolls before the compiler looks for what fits registers: indices must be constants by then.
+#define UNROLLED _Pragma("GCC unroll 8")
+
 constexpr std::int32_t kTile = 64;  // slots: the tile of K and V stays in the second-level cache for every type and width
 constexpr std::int32_t kPanel = 16; // slots of a panel: the lanes of a vector
 constexpr std::int32_t kPanels = kTile / kPanel;
 constexpr std::int32_t kBlockRows = 96; // query rows that share the widening of a tile
-constexpr std::int32_t kAhead = 16;     // slots between the K row that is asked for and the one in use
+constexpr std::int32_t kMostChannels = 512;
+constexpr std::int32_t kFewRows = 8; // at most: decode, whose tiles are read once and bound by memory
 static_assert(kBlockRows % 16 == 0 && kTile % kPanel == 0 && kTile % kKvBlock == 0);
 
 /// Where the keys or the values of a tile lie. Tiles of layouts other than rows begin at a multiple of 16 slots (32 for block keys), so that a panel
@@ -37,8 +41,9 @@ struct TileSource {
     std::int32_t layout; // strata_kv_layout; a key tail is rows
     std::int32_t dtype;  // of the stored numbers
     std::int32_t page_size;
-    // Rows: one pointer a slot; past the last slot it repeats, so that every pointer may be read. Keys go on into the next tile, if there is one.
-    const void *rows[kTile + kAhead];
+    // Rows: one pointer a slot; past the last slot it repeats, so that every pointer may be read.
+    const void *rows[kTile];
+    std::int64_t row_step; // bytes from row to row within a page
     // Other layouts: the block of the page that panel i lies in, and the panel's first slot in that page.
     const std::uint8_t *blocks[kPanels];
     std::int32_t first_slot[kPanels];
@@ -65,6 +70,9 @@ struct Tile {
     float scale;                 // of the scores; q holds it already, query_pairs do not
     std::uint16_t *query_pairs;  // [query_parts][kBlockRows][depth]
     std::uint16_t *weight_pairs; // [kBlockRows][kTile]
+    // Queries of few rows as kv_attention_tiled.h multiplies them.
+    float *factors;              // [kFewRows][kMostChannels] floats, or twice as many numbers of 16 bits
+    float factor_step[kFewRows]; // what a row of whole numbers counts
     const std::uint16_t *key_panels[kPanels];
     const std::uint16_t *value_panels[kPanels];
     std::int32_t head_dim;
@@ -78,13 +86,15 @@ struct Tile {
     std::uint64_t seen_by_all;      // bit t: every row sees slot t
     TileSource keys;
     TileSource values;
-    const std::uint8_t
-        *next_keys[kPanels]; // tiled pages: where the panels of the next tile's keys begin, to ask for them early; this tile's if it is the last
+    const std::uint8_t *next_keys[kPanels]; // where the panels of the next tile begin, to ask for them early; this tile's if it is the last
+    const std::uint8_t *next_values[kPanels];
 
     bool whole() const { return seen_by_all == ~std::uint64_t{0}; } // 64 slots, seen by every row
 
     static std::int64_t depth_of(std::int64_t width) { return (width + 31) / 32 * 32; }
-    static std::int64_t floats(std::int64_t width) { return kBlockRows * (2 * width + kTile + depth_of(width) + kTile / 2) + 2 * kTile * width; }
+    static std::int64_t floats(std::int64_t width) {
+        return kBlockRows * (2 * width + kTile + depth_of(width) + kTile / 2) + 2 * kTile * width + kFewRows * kMostChannels;
+    }
 
     void place(float *scratch, std::int64_t row_width, std::int32_t channels) {
         width = row_width;
@@ -97,6 +107,7 @@ struct Tile {
         depth = depth_of(width);
         query_pairs = reinterpret_cast<std::uint16_t *>(wide_values + width * kTile);
         weight_pairs = query_pairs + 2 * kBlockRows * depth;
+        factors = reinterpret_cast<float *>(weight_pairs + kBlockRows * kTile);
     }
 };
 
