@@ -28,4 +28,28 @@ void own_tile_bits(const std::uint16_t *a, const std::uint16_t *b, float *c) { m
 
 void weight_bits(const float *x, float *out) { exp_of_weight(F32x16::load(x)).store(out); }
 
+void code_bits(const std::uint8_t *words, const std::int32_t *factors, std::int32_t *out) {
+    const U8x64 u = U8x64::load(words);
+    std::int16_t bytes[16];
+    std::int16_t nibble[16];
+    store_as_operand<4>(bytes, I32x16::load(factors));
+    store_as_operand<8>(nibble, I32x16::load(factors));
+    const auto pair = [](const std::int16_t *p, int i) { return I16x32::set_pair(p + 2 * i); };
+    dot(dot(I32x16::zero(), signed_bytes<0>(u), pair(bytes, 0)), signed_bytes<1>(u), pair(bytes, 1)).store(out);
+    dot(dot(I32x16::zero(), unsigned_bytes<0>(u), pair(bytes, 0)), unsigned_bytes<1>(u), pair(bytes, 1)).store(out + 16);
+    const I32x16 half = dot(dot(I32x16::zero(), nibbles<0>(u), pair(nibble, 0)), nibbles<1>(u), pair(nibble, 1));
+    dot(dot(half, nibbles<2>(u), pair(nibble, 2)), nibbles<3>(u), pair(nibble, 3)).store(out + 32);
+}
+
+void zip_bits(const std::uint16_t *p, const std::uint16_t *q, const std::uint16_t *weights, float *out) {
+    Bf16x32 low;
+    Bf16x32 high;
+    zip(Bf16x32::load(p), Bf16x32::load(q), low, high);
+    F32x16 x = dot(F32x16::zero(), low, Bf16x32::set_pair(weights));
+    F32x16 y = dot(F32x16::zero(), high, Bf16x32::set_pair(weights));
+    in_order(x, y);
+    x.store(out);
+    y.store(out + 16);
+}
+
 } // namespace strata::STRATA_ISA_NAMESPACE

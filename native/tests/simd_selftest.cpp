@@ -4,6 +4,7 @@
 #include "simd/half.h"
 #include "simd_bits.h"
 
+#include <algorithm>
 #include <cmath>
 #include <gtest/gtest.h>
 #include <random>
@@ -18,9 +19,11 @@ struct Set {
     void (*soft_tile)(const std::uint16_t *, const std::uint16_t *, float *);
     void (*own_tile)(const std::uint16_t *, const std::uint16_t *, float *);
     void (*weight)(const float *, float *);
+    void (*codes)(const std::uint8_t *, const std::int32_t *, std::int32_t *);
+    void (*zip)(const std::uint16_t *, const std::uint16_t *, const std::uint16_t *, float *);
 };
 #define SET(id, isa) \
-    { id, isa::dot_bits, isa::soft_tile_bits, isa::own_tile_bits, isa::weight_bits }
+    { id, isa::dot_bits, isa::soft_tile_bits, isa::own_tile_bits, isa::weight_bits, isa::code_bits, isa::zip_bits }
 constexpr Set kSets[] = {
     SET(Isa::kScalar, scalar), SET(Isa::kAvx2, avx2), SET(Isa::kAvx512, avx512), SET(Isa::kAvx512Vnni, avx512vnni), SET(Isa::kAmx, amx),
 };
@@ -131,6 +134,48 @@ TEST_P(SimdSelfTest, ExpOfWeight_WholeRange_IsExp) {
                 EXPECT_NEAR(got[l] / want, 1.0, (std::fabs(x) * 1.2e-7) + 3.6e-7) << x;
             }
         }
+    }
+}
+
+TEST_P(SimdSelfTest, Codes_AnyWords_SumsOfProductsAreWhole) {
+    std::mt19937 random(13);
+    for (int round = 0; round < 500; ++round) {
+        std::uint8_t words[16][4];
+        std::int32_t factors[16];
+        std::int32_t got[3][16];
+        for (auto &word : words) {
+            for (auto &byte : word) byte = static_cast<std::uint8_t>(random());
+        }
+        for (auto &factor : factors) factor = static_cast<std::int32_t>(random() % 80001) - 40000; // some beyond 16 bits
+        GetParam().codes(words[0], factors, got[0]);
+        for (int l = 0; l < 16; ++l) {
+            std::int32_t want[3] = {};
+            for (int e = 0; e < 8; ++e) {
+                const std::int32_t held = std::clamp(factors[e], -32768, 32767);
+                want[2] += held * (e < 4 ? words[l][e] & 15 : words[l][e - 4] >> 4);
+                if (e >= 4) continue;
+                want[0] += held * static_cast<std::int8_t>(words[l][e]);
+                want[1] += held * words[l][e];
+            }
+            for (int kind = 0; kind < 3; ++kind) ASSERT_EQ(got[kind][l], want[kind]) << "kind " << kind << ", lane " << l;
+        }
+    }
+}
+
+TEST_P(SimdSelfTest, Zip_AnyNumbers_IsPairsInOrder) {
+    std::mt19937 random(17);
+    std::uint16_t p[32];
+    std::uint16_t q[32];
+    float got[32];
+    for (int i = 0; i < 32; ++i) {
+        p[i] = any_bf16(random);
+        q[i] = any_bf16(random);
+    }
+    const std::uint16_t weights[2] = {0x3f80, 0x4000}; // 1 and 2
+    GetParam().zip(p, q, weights, got);
+    for (int i = 0; i < 32; ++i) {
+        const float want = multiply_add(p[i], weights[0], multiply_add(q[i], weights[1], 0.0F));
+        ASSERT_EQ(f32_to_bits(got[i]), f32_to_bits(want)) << "lane " << i;
     }
 }
 

@@ -95,12 +95,16 @@ class KvAttention(Problem):
         return max(out, _GATES[self.cache.kind if self.cache.form.plain else "f16"]) if self._narrow_products() else out
 
     def _narrow_products(self) -> bool:
-        """On GPUs the tensor cores, on some CPUs the dot products of bf16."""
-        return self.device.name != "cpu" or (self.cache.kind == "bf16" and self.device.isa.startswith(("avx512vnni", "amx")))
+        """On GPUs the tensor cores, on CPUs the dot products of codes and on some of bf16."""
+        return self.device.name != "cpu" or not self.cache.form.plain or (self.cache.kind == "bf16" and self.device.isa.startswith(("avx512vnni", "amx")))
 
     def _compare_lse(self, got: np.ndarray, want: np.ndarray, largest: np.ndarray, where: str) -> Comparison:
         # There a query that is finer than the cache is the sum of two of the cache's type.
-        coarse = {"bf16": 2.0**-17, "f32": 0.0}.get(self.cache.kind, 2.0**-21) if self._narrow_products() and self.q.kind != self.cache.kind else 0.0
+        coarse = 0.0
+        if not self.cache.form.plain:
+            coarse = 2.0**-14
+        elif self._narrow_products() and self.q.kind != self.cache.kind:
+            coarse = {"bf16": 2.0**-17, "f32": 0.0}.get(self.cache.kind, 2.0**-21)
         gate = ((4 * np.sqrt(self.cache.head_dim) + 3) * 2.0**-24 + coarse) * largest + 1e-6 * (1 + np.where(np.isfinite(want), np.abs(want), 0))
         with np.errstate(invalid="ignore"):
             share = np.where(got == want, 0.0, np.abs(got - want) / gate)

@@ -44,18 +44,26 @@ inline void find_panels(const KvCacheView &cache, const View &pool, const TileSl
     }
 }
 
-/// Pointers to the scales of each panel. In rows of token-scaled codes a panel may cross pages, so there each slot is looked up (token_scale).
+/// Where the scales of a panel that begins at `slot` lie.
+inline const std::uint16_t *panel_scales(const KvCacheView &cache, const View &scales, const TileSlots &at, std::int32_t format, bool keys,
+                                         std::int64_t slot) {
+    const std::int64_t page = slot / cache.page_size;
+    const std::int64_t in_page = slot - page * cache.page_size;
+    const std::int64_t base = cache.row(scales, cache.table_row(at.sequence, at.head)[page], at.head, 0);
+    const std::int64_t offset = !kv_block_scaled(format) ? in_page * scales.stride[2] : keys ? in_page / kKvBlock * scales.stride[2] : in_page;
+    return reinterpret_cast<const std::uint16_t *>(bytes_at(scales, base + offset));
+}
+
+/// Pointers to the scales of each panel, and of the next tile's, as far as there are any. In rows of token-scaled codes a panel may cross pages, so
+/// there each slot is looked up (token_scale).
 inline void find_scales(const KvCacheView &cache, const View &scales, const TileSlots &at, bool keys, TileSource &source) {
-    const std::int32_t *table = cache.table_row(at.sequence, at.head);
-    const bool blocks = kv_block_scaled(source.format);
     source.scale_step = scales.stride[2];
     for (std::int32_t i = 0; i < kPanels; ++i) {
-        const std::int64_t slot = kPanel * i < at.slots ? at.first + kPanel * i : at.first + (at.slots - 1) / kPanel * kPanel;
-        const std::int64_t page = slot / cache.page_size;
-        const std::int64_t in_page = slot - page * cache.page_size;
-        const std::int64_t base = cache.row(scales, table[page], at.head, 0);
-        const std::int64_t offset = !blocks ? in_page * scales.stride[2] : keys ? in_page / kKvBlock * scales.stride[2] : in_page;
-        source.scales[i] = reinterpret_cast<const std::uint16_t *>(bytes_at(scales, base + offset));
+        const std::int64_t last = at.first + (at.slots - 1) / kPanel * kPanel;
+        const std::int64_t slot = kPanel * i < at.slots ? at.first + kPanel * i : last;
+        const std::int64_t ahead = at.first + at.slots + kPanel * i;
+        source.scales[i] = panel_scales(cache, scales, at, source.format, keys, slot);
+        source.next_scales[i] = panel_scales(cache, scales, at, source.format, keys, ahead < at.end ? ahead : last);
     }
 }
 

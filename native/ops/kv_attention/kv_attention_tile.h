@@ -49,7 +49,8 @@ struct TileSource {
     std::int32_t first_slot[kPanels];
     // Scales. Per token: 16 numbers a panel (rows: with any step between slots). Block keys: d scales and d zeros. Block values: see scale_step.
     const std::uint16_t *scales[kPanels];
-    std::int64_t scale_step; // token scales: from slot to slot; block values: from one row [page_size] to the next
+    const std::uint16_t *next_scales[kPanels]; // the next tile's, to ask for them early
+    std::int64_t scale_step;                   // token scales: from slot to slot; block values: from one row [page_size] to the next
 };
 
 struct TileUnit; // kv_attention_amx.h

@@ -110,8 +110,26 @@ inline TileStreams streams_of(const Tile &tile) {
     return t;
 }
 
-/// Asks for the first line of every 4 KiB of the next tile.
+/// Asks for all scales of the next tile.
+inline void prefetch_scales(const Tile &tile, const TileSource &source, bool keys) {
+    if (source.format == STRATA_KV_PLAIN) return;
+    const bool blocks = kv_block_scaled(source.format);
+    const std::int64_t channels = std::int64_t{tile.head_dim} * 2;                        // of scales and zero points of block keys
+    const std::int64_t rows = !blocks || keys ? 1 : (channels + kKvBlock - 1) / kKvBlock; // of block values
+    const std::int64_t numbers = blocks && keys ? channels : 1;
+    for (std::int32_t i = 0; i < kPanels; i += kKvBlock / kPanel) { // a line holds 32 scales
+        for (std::int64_t row = 0; row < rows; ++row) {
+            for (std::int64_t n = 0; n < numbers; n += kKvBlock) {
+                prefetch(reinterpret_cast<const std::uint8_t *>(source.next_scales[i] + row * source.scale_step + n));
+            }
+        }
+    }
+}
+
+/// Asks for the scales and the first line of every 4 KiB of the next tile.
 inline void prefetch_translations(const Tile &tile, const TileStreams &t) {
+    prefetch_scales(tile, tile.keys, true);
+    prefetch_scales(tile, tile.values, false);
     for (std::int32_t i = 0; i < kPanels; ++i) {
         for (std::int64_t at = 0; at < t.key_bytes; at += 4096) prefetch(tile.next_keys[i] + at);
         for (std::int64_t at = 0; at < t.value_bytes; at += 4096) prefetch(tile.next_values[i] + at);
@@ -316,42 +334,54 @@ inline void weigh_floats(const Tile &tile, const TileStreams &t, std::int32_t ro
     weigh_lines<FloatLine<N>, Rows>(tile, t, row, 0, tile.head_dim, tile.s + row * kTile, finish);
 }
 
-/// The channels of one group, whose weights carry the group's scales; its zero points are one sum a row.
+/// The values of a tile as codes: group after group of channels, whose scales join the weights and whose zero points are one sum a row. A weight with
+/// its scale is counted in steps of a power of two for the largest weight of the row, times another for the largest scale of the group.
 template <int Rows, Number N>
-inline void weigh_code_group(const Tile &tile, const TileStreams &t, std::int32_t row, std::int32_t low, std::int32_t high, std::int32_t group) {
+inline void weigh_codes(const Tile &tile, const TileStreams &t, std::int32_t row) {
+    alignas(64) float weights[std::size_t{Rows}][kTile]; // over the row's step
     alignas(64) std::int16_t words[std::size_t{Rows}][kTile];
-    float step[std::size_t{Rows}];
-    float added[std::size_t{Rows}];
+    float row_step[std::size_t{Rows}];
     const bool blocks = kv_block_scaled(tile.values.format);
-    for (int r = 0; r < Rows; ++r) {
-        alignas(64) float folded[kTile];
-        const float *p = tile.s + (row + r) * kTile;
-        F32x16 zeros = F32x16::zero();
+    const std::int32_t width = blocks ? kKvBlock : tile.head_dim;
+    for (int r = 0; r < Rows; ++r) row_step[r] = scale_to_one(tile.s + (row + r) * kTile, kTile, weights[r]);
+    for (std::int32_t low = 0, group = 0; low < tile.head_dim; low += width, ++group) {
+        alignas(64) float scales[kTile];
+        alignas(64) float zeros[kTile] = {};
         for (std::int32_t panel = 0; panel < kPanels; ++panel) {
-            const std::uint16_t *scales = tile.values.scales[panel] + (blocks ? 2 * group * tile.values.scale_step : 0);
-            const F32x16 weight = F32x16::load(p + kPanel * panel);
-            (weight * F32x16::load_f16(scales)).store(folded + kPanel * panel);
-            if (blocks) zeros = fma(weight, F32x16::load_f16(scales + tile.values.scale_step), zeros);
+            const std::uint16_t *from = tile.values.scales[panel] + (blocks ? 2 * group * tile.values.scale_step : 0);
+            F32x16::load_f16(from).store(scales + kPanel * panel);
+            if (blocks) F32x16::load_f16(from + tile.values.scale_step).store(zeros + kPanel * panel);
         }
-        step[r] = narrow_factors<neighbours(N)>(folded, kTile, factor_bits(N, kTile), words[r]);
-        added[r] = reduce_add(zeros);
+        constexpr float kFull = 32768.0F; // a factor's 15 bits
+        const float group_step = scale_to_one(scales, kTile, scales);
+        float step[std::size_t{Rows}];
+        float added[std::size_t{Rows}];
+        for (int r = 0; r < Rows; ++r) {
+            F32x16 sum = F32x16::zero();
+            UNROLLED for (int i = 0; i < kTile; i += 16) {
+                const F32x16 weight = F32x16::load(weights[r] + i);
+                store_as_operand<neighbours(N)>(words[r] + i, to_i32_nearest(weight * F32x16::load(scales + i) * F32x16::set(kFull)));
+                sum = fma(weight, F32x16::load(zeros + i), sum);
+            }
+            step[r] = row_step[r] * group_step / kFull;
+            added[r] = row_step[r] * reduce_add(sum);
+        }
+        const std::int32_t high = low + width < tile.head_dim ? low + width : tile.head_dim;
+        weigh_lines<CodeLine<N>, Rows>(tile, t, row, low, high, words[0],
+                                       [&](int r, F32x16 sum) { return fma(sum, F32x16::set(step[r]), F32x16::set(added[r])); });
     }
-    weigh_lines<CodeLine<N>, Rows>(tile, t, row, low, high, words[0],
-                                   [&](int r, F32x16 sum) { return fma(sum, F32x16::set(step[r]), F32x16::set(added[r])); });
 }
 
 inline void weigh_tiled(Tile &tile) {
     const TileStreams t = streams_of(tile);
+    prefetch_scales(tile, tile.keys, true); // once more: requests without a translation may have been dropped
+    prefetch_scales(tile, tile.values, false);
     if (tile.pairs) pack_weights(tile);
     with_number(tile.values, [&](auto number) {
         constexpr Number kNumber = decltype(number)::value;
         for_row_runs<kRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) {
             if constexpr (kNumber == Number::kI8 || kNumber == Number::kU8 || kNumber == Number::kU4) {
-                const std::int32_t width = kv_block_scaled(tile.values.format) ? kKvBlock : tile.head_dim;
-                for (std::int32_t low = 0; low < tile.head_dim; low += width) {
-                    const std::int32_t high = low + width < tile.head_dim ? low + width : tile.head_dim;
-                    weigh_code_group<count(), kNumber>(tile, t, row, low, high, low / width);
-                }
+                weigh_codes<count(), kNumber>(tile, t, row);
             } else if constexpr (kNumber != Number::kF8) {
                 weigh_floats<count(), kNumber>(tile, t, row);
             }

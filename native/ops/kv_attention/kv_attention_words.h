@@ -91,10 +91,9 @@ constexpr std::uint32_t factor_bits(Number number, std::int64_t count) {
     return largest * count <= 65535 ? 15 : 14; // head_dim is at most 512
 }
 
-/// Factors for CodeLine from x[0 ... count), whole vectors: x / step to the nearest, step a power of two that gives the largest of them `bits` bits,
-/// so that numbers of few bits stay what they are. Returns the step; NaN where an x is not finite.
-template <std::int32_t Each>
-inline float narrow_factors(const float *x, std::int64_t count, std::uint32_t bits, std::int16_t *factors) {
+/// The power of two that brings the largest magnitude of x[0 ... count), whole vectors, into [1/2, 1), as its exponent's bits; 0 where an x is not
+/// finite. Held for what lies beyond 2^-95 and 2^126.
+inline std::uint32_t bits_to_one(const float *x, std::int64_t count) {
     F32x16 largest = F32x16::zero();
     F32x16 probe = F32x16::zero();
     for (std::int64_t i = 0; i < count; i += 16) {
@@ -102,16 +101,40 @@ inline float narrow_factors(const float *x, std::int64_t count, std::uint32_t bi
         largest = max(largest, abs(v));
         probe = fma(v, F32x16::zero(), probe); // 0, or NaN for good
     }
-    if (any_nan(probe)) {
+    if (any_nan(probe)) return 0;
+    constexpr std::uint32_t kLowest = 32;
+    constexpr std::uint32_t kHighest = 252;
+    const std::uint32_t exponent = f32_to_bits(reduce_max(largest)) >> 23;
+    const std::uint32_t held = exponent < kLowest ? kLowest : exponent > kHighest ? kHighest : exponent;
+    return (2 * 127 - 1 - held) << 23;
+}
+
+/// One over a power of two given by its bits.
+inline float one_over(std::uint32_t bits) { return bits_to_f32((2U * 127 << 23) - bits); }
+
+/// to[i] = x[i] / step, with the step that brings the largest into [1/2, 1). Returns the step; NaN, and zeros, where an x is not finite.
+inline float scale_to_one(const float *x, std::int64_t count, float *to) {
+    const std::uint32_t bits = bits_to_one(x, count);
+    if (bits == 0) {
+        for (std::int64_t i = 0; i < count; i += 16) F32x16::zero().store(to + i);
+        return __builtin_nanf("");
+    }
+    for (std::int64_t i = 0; i < count; i += 16) (F32x16::load(x + i) * F32x16::set(bits_to_f32(bits))).store(to + i);
+    return one_over(bits);
+}
+
+/// Factors for CodeLine from x[0 ... count), whole vectors: x / step to the nearest, the step a power of two that gives the largest `digits` bits, so
+/// that numbers of few bits stay what they are. Returns the step; NaN where an x is not finite.
+template <std::int32_t Each>
+inline float narrow_factors(const float *x, std::int64_t count, std::uint32_t digits, std::int16_t *factors) {
+    const std::uint32_t bits = bits_to_one(x, count);
+    if (bits == 0) {
         std::memset(factors, 0, static_cast<std::size_t>(count) * sizeof *factors);
         return __builtin_nanf("");
     }
-    constexpr std::uint32_t kLowest = 32; // below 2^-95 all is 0
-    const std::uint32_t exponent = f32_to_bits(reduce_max(largest)) >> 23;
-    const std::uint32_t held = exponent < kLowest ? kLowest : exponent;
-    const F32x16 scale = F32x16::set(bits_to_f32((2 * 127 + bits - 1 - held) << 23));
+    const F32x16 scale = F32x16::set(bits_to_f32(bits + (digits << 23)));
     for (std::int64_t i = 0; i < count; i += 16) store_as_operand<Each>(factors + i, to_i32_nearest(F32x16::load(x + i) * scale));
-    return bits_to_f32((held + 1 - bits) << 23);
+    return one_over(bits + (digits << 23));
 }
 
 } // namespace

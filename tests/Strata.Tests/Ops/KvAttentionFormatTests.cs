@@ -102,7 +102,7 @@ public sealed class KvAttentionFormatTests
             cache.ForEachSlot((b, h, slot) => Assert.That(cache.Key(b, h, slot, 3) == Number(0, h, slot, 3) && cache.Value(b, h, slot, 5) == Number(1, h, slot, 5), "stored exactly"));
             Attended got = Attending.Run(open, cache, Attending.Queries([new Sequence(1, length, 2)], 4, width), 4, [2], op => op with { Scale = 0.02f });
             want ??= got;
-            Attending.AssertClose(got, want, width, device.Id == "cpu" && device.Isa is not ("avx512vnni" or "amx") ? 2e-4 : 9e-3);
+            Attending.AssertClose(got, want, width, device.Id == "cpu" && device.Isa is not ("avx512vnni" or "amx") ? 5e-4 : 9e-3);
         }
     }
 
