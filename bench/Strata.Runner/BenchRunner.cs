@@ -74,7 +74,7 @@ public static class BenchRunner
             {
                 progress("limits of the machine", done++);
                 Limits limits = measure(device);
-                reported = limits.ToReport();
+                var timed = new List<(BenchRow Row, double Bytes, double Operations, Roof Roof)>();
                 using var timer = new CaseTimer(device, seconds);
                 foreach ((OpHarness harness, OpCase opCase) in work)
                 {
@@ -82,13 +82,17 @@ public static class BenchRunner
                     progress(opCase.ToString(), done++);
                     try
                     {
-                        rows.AddRange(TimeCase(harness, opCase, device, threads, timer, limits, [.. peers.Where(p => p.Op == opCase.Op)], missing));
+                        timed.AddRange(TimeCase(harness, opCase, device, threads, timer, [.. peers.Where(p => p.Op == opCase.Op)], missing));
                     }
                     catch (RefusedException e)
                     {
                         refused.Add(e.Message);
                     }
                 }
+                // A shared machine has slow minutes: the limits are the higher of those before and after the cases.
+                limits = limits.OrHigher(measure(device));
+                reported = limits.ToReport();
+                rows.AddRange(timed.Select(t => t.Row with { LimitShare = Share(limits, t.Bytes, t.Operations, t.Roof, t.Row.MedianUs) }));
                 if (options.Model is null) continue;
                 progress(Path.GetFileName(options.Model), done++);
                 rows.AddRange(ModelTimer.Time(options.Model, device, limits, seconds, cancel)
@@ -100,7 +104,10 @@ public static class BenchRunner
         return new BenchReport(machine, rows, refused.Count == 0 ? null : refused, missing.Count == 0 ? null : missing);
     }
 
-    private static List<BenchRow> TimeCase(OpHarness harness, OpCase opCase, Device device, int threads, CaseTimer timer, Limits limits, IReadOnlyList<IPeer> peers, List<string> missing)
+    private static double? Share(Limits limits, double bytes, double operations, Roof roof, double microseconds) =>
+        limits.Share(bytes, operations, roof, microseconds * 1e-6) is { } share ? Statistics.Rounded(share) : null;
+
+    private static List<(BenchRow Row, double Bytes, double Operations, Roof Roof)> TimeCase(OpHarness harness, OpCase opCase, Device device, int threads, CaseTimer timer, IReadOnlyList<IPeer> peers, List<string> missing)
     {
         if (device.Id != "cpu")
         {
@@ -109,15 +116,15 @@ public static class BenchRunner
         }
         OpProblem problem = harness.Create(opCase, harness.Families[0], seed: 1);
         IReadOnlyList<CaseTime> times = timer.Time(harness, opCase, problem, peers, Missing);
-        var rows = new List<BenchRow>();
+        var rows = new List<(BenchRow, double, double, Roof)>();
         foreach ((string state, Func<CaseTime, Quantiles> of) in new (string, Func<CaseTime, Quantiles>)[] { ("cold", t => t.Cold), ("warm", t => t.Warm) })
         {
             foreach (CaseTime time in times)
             {
                 Quantiles microseconds = of(time);
-                double? share = limits.Share(time.Bytes, problem.Operations, problem.Roof, microseconds.Median * 1e-6);
-                BenchRow row = Row(opCase.Op, opCase.Name, device, threads, state, microseconds, time.Bytes, problem.Operations, share);
-                rows.Add(time.Peer is null ? row : row with { Peer = time.Peer.Name(opCase), Ratio = Statistics.Rounded(microseconds.Median / of(times[0]).Median) });
+                BenchRow row = Row(opCase.Op, opCase.Name, device, threads, state, microseconds, time.Bytes, problem.Operations, share: null);
+                if (time.Peer is not null) row = row with { Peer = time.Peer.Name(opCase), Ratio = Statistics.Rounded(microseconds.Median / of(times[0]).Median) };
+                rows.Add((row, time.Bytes, problem.Operations, problem.Roof));
             }
         }
         return rows;

@@ -29,6 +29,17 @@ internal sealed class Limits
         return limits;
     }
 
+    /// <summary>Of each limit the higher of the two measurements.</summary>
+    public Limits OrHigher(Limits other)
+    {
+        var limits = new Limits();
+        foreach (MachineLimit limit in Enum.GetValues<MachineLimit>())
+        {
+            if (Max(this[limit], other[limit]) is { } value) limits._perSecond[limit] = value;
+        }
+        return limits;
+    }
+
     public double? this[MachineLimit limit] => _perSecond.TryGetValue(limit, out double value) ? value : null;
 
     /// <summary>The peak that bounds arithmetic of a kind: the fastest unit that can do it. fp32 does what no special unit does.</summary>
