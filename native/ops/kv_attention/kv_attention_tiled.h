@@ -334,42 +334,28 @@ inline void weigh_floats(const Tile &tile, const TileStreams &t, std::int32_t ro
     weigh_lines<FloatLine<N>, Rows>(tile, t, row, 0, tile.head_dim, tile.s + row * kTile, finish);
 }
 
-/// The values of a tile as codes: group after group of channels, whose scales join the weights and whose zero points are one sum a row. A weight with
-/// its scale is counted in steps of a power of two for the largest weight of the row, times another for the largest scale of the group.
+/// The channels of one group, whose weights carry the group's scales; its zero points are one sum a row.
 template <int Rows, Number N>
-inline void weigh_codes(const Tile &tile, const TileStreams &t, std::int32_t row) {
-    alignas(64) float weights[std::size_t{Rows}][kTile]; // over the row's step
+inline void weigh_code_group(const Tile &tile, const TileStreams &t, std::int32_t row, std::int32_t low, std::int32_t high, std::int32_t group) {
     alignas(64) std::int16_t words[std::size_t{Rows}][kTile];
-    float row_step[std::size_t{Rows}];
+    float step[std::size_t{Rows}];
+    float added[std::size_t{Rows}];
     const bool blocks = kv_block_scaled(tile.values.format);
-    const std::int32_t width = blocks ? kKvBlock : tile.head_dim;
-    for (int r = 0; r < Rows; ++r) row_step[r] = scale_to_one(tile.s + (row + r) * kTile, kTile, weights[r]);
-    for (std::int32_t low = 0, group = 0; low < tile.head_dim; low += width, ++group) {
-        alignas(64) float scales[kTile];
-        alignas(64) float zeros[kTile] = {};
+    for (int r = 0; r < Rows; ++r) {
+        alignas(64) float folded[kTile];
+        const float *p = tile.s + (row + r) * kTile;
+        F32x16 zeros = F32x16::zero();
         for (std::int32_t panel = 0; panel < kPanels; ++panel) {
-            const std::uint16_t *from = tile.values.scales[panel] + (blocks ? 2 * group * tile.values.scale_step : 0);
-            F32x16::load_f16(from).store(scales + kPanel * panel);
-            if (blocks) F32x16::load_f16(from + tile.values.scale_step).store(zeros + kPanel * panel);
+            const std::uint16_t *scales = tile.values.scales[panel] + (blocks ? 2 * group * tile.values.scale_step : 0);
+            const F32x16 weight = F32x16::load(p + kPanel * panel);
+            (weight * F32x16::load_f16(scales)).store(folded + kPanel * panel);
+            if (blocks) zeros = fma(weight, F32x16::load_f16(scales + tile.values.scale_step), zeros);
         }
-        constexpr float kFull = 32768.0F; // a factor's 15 bits
-        const float group_step = scale_to_one(scales, kTile, scales);
-        float step[std::size_t{Rows}];
-        float added[std::size_t{Rows}];
-        for (int r = 0; r < Rows; ++r) {
-            F32x16 sum = F32x16::zero();
-            UNROLLED for (int i = 0; i < kTile; i += 16) {
-                const F32x16 weight = F32x16::load(weights[r] + i);
-                store_as_operand<neighbours(N)>(words[r] + i, to_i32_nearest(weight * F32x16::load(scales + i) * F32x16::set(kFull)));
-                sum = fma(weight, F32x16::load(zeros + i), sum);
-            }
-            step[r] = row_step[r] * group_step / kFull;
-            added[r] = row_step[r] * reduce_add(sum);
-        }
-        const std::int32_t high = low + width < tile.head_dim ? low + width : tile.head_dim;
-        weigh_lines<CodeLine<N>, Rows>(tile, t, row, low, high, words[0],
-                                       [&](int r, F32x16 sum) { return fma(sum, F32x16::set(step[r]), F32x16::set(added[r])); });
+        step[r] = narrow_factors<neighbours(N)>(folded, kTile, factor_bits(N, kTile), words[r]);
+        added[r] = reduce_add(zeros);
     }
+    weigh_lines<CodeLine<N>, Rows>(tile, t, row, low, high, words[0],
+                                   [&](int r, F32x16 sum) { return fma(sum, F32x16::set(step[r]), F32x16::set(added[r])); });
 }
 
 inline void weigh_tiled(Tile &tile) {
@@ -381,7 +367,11 @@ inline void weigh_tiled(Tile &tile) {
         constexpr Number kNumber = decltype(number)::value;
         for_row_runs<kRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) {
             if constexpr (kNumber == Number::kI8 || kNumber == Number::kU8 || kNumber == Number::kU4) {
-                weigh_codes<count(), kNumber>(tile, t, row);
+                const std::int32_t width = kv_block_scaled(tile.values.format) ? kKvBlock : tile.head_dim;
+                for (std::int32_t low = 0; low < tile.head_dim; low += width) {
+                    const std::int32_t high = low + width < tile.head_dim ? low + width : tile.head_dim;
+                    weigh_code_group<count(), kNumber>(tile, t, row, low, high, low / width);
+                }
             } else if constexpr (kNumber != Number::kF8) {
                 weigh_floats<count(), kNumber>(tile, t, row);
             }

@@ -112,17 +112,6 @@ inline std::uint32_t bits_to_one(const float *x, std::int64_t count) {
 /// One over a power of two given by its bits.
 inline float one_over(std::uint32_t bits) { return bits_to_f32((2U * 127 << 23) - bits); }
 
-/// to[i] = x[i] / step, with the step that brings the largest into [1/2, 1). Returns the step; NaN, and zeros, where an x is not finite.
-inline float scale_to_one(const float *x, std::int64_t count, float *to) {
-    const std::uint32_t bits = bits_to_one(x, count);
-    if (bits == 0) {
-        for (std::int64_t i = 0; i < count; i += 16) F32x16::zero().store(to + i);
-        return __builtin_nanf("");
-    }
-    for (std::int64_t i = 0; i < count; i += 16) (F32x16::load(x + i) * F32x16::set(bits_to_f32(bits))).store(to + i);
-    return one_over(bits);
-}
-
 /// Factors for CodeLine from x[0 ... count), whole vectors: x / step to the nearest, the step a power of two that gives the largest `digits` bits, so
 /// that numbers of few bits stay what they are. Returns the step; NaN where an x is not finite.
 template <std::int32_t Each>
