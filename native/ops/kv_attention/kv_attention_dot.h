@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// kv_attention on the CPU for many rows over bf16 caches, where the processor multiplies pairs of bf16 at twice the rate of fp32: both products are
-// dot products of pairs. Prefill. Included by kv_attention_cpu.cpp alone.
+// kv_attention on the CPU for many rows over bf16 caches, and for few at the edges of tiled pages, where the processor multiplies pairs of bf16 at
+// twice the rate of fp32: both products are dot products of pairs. Prefill. Included by kv_attention_cpu.cpp alone.
 //
 //   scores   lanes are 16 slots:     sum over channel pairs of K word x broadcast pair of q          6 rows x 4 panels of sums
 //   values   lanes are 16 channels:  sum over slot pairs of V word x broadcast pair of weights       6 rows x 4 vectors of sums

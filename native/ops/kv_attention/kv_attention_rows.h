@@ -119,7 +119,7 @@ inline F32x16 score_step(const Tile &tile, const typename Row::Factor *q, std::i
 /// Scores of all slots for Rows rows from `row`.
 template <class Row, int Rows, int Parts>
 inline void score_slots(const Tile &tile, std::int32_t row, float scale) {
-    constexpr int kSteps = kRowsOfSums / Rows == 3 ? 2 : kRowsOfSums / Rows; // 1, 2 or 4 slots fill the sixteen sums
+    constexpr int kSteps = kRowsOfSums / Rows; // 1, 2 or 4 slots fill the sixteen sums
     const auto *q = reinterpret_cast<const typename Row::Factor *>(tile.factors) + row * kRowStep;
     const std::int64_t row_bytes = std::int64_t{tile.head_dim} * Row::kBytes;
     const std::int64_t pass_bytes = columns_for(Rows) * 16 * std::int64_t{Row::kBytes};

@@ -62,6 +62,14 @@ public sealed class MeasuringTests
     }
 
     [Test]
+    public void Limits_MeasuredTwice_AreTheHigherOfEach()
+    {
+        Limits before = Limits.Of((MachineLimit.Read, 10e9), (MachineLimit.Fp32, 200e9)), after = Limits.Of((MachineLimit.Read, 30e9), (MachineLimit.Fp32, 100e9), (MachineLimit.Int8, 5e9));
+        Limits both = before.OrHigher(after);
+        Assert.That((both[MachineLimit.Read], both[MachineLimit.Fp32], both[MachineLimit.Int8], both[MachineLimit.Bf16]), Is.EqualTo(((double?)30e9, (double?)200e9, (double?)5e9, (double?)null)));
+    }
+
+    [Test]
     public void Limits_OfTheCpu_ArePlausible()
     {
         Device device = TestDevices.Open(new TestDevice("cpu", "avx2"), threads: 1);
