@@ -8,7 +8,7 @@ namespace strata::STRATA_ISA_NAMESPACE {
 
 namespace {
 
-/// Slots [first, first + slots) of one (sequence, head); its last slot is end - 1.
+/// Slots [first, first + slots) of one (sequence, head), of those that lie below `end`.
 struct TileSlots {
     std::int64_t sequence, head;
     std::int64_t first, end;

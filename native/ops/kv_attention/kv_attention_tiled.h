@@ -185,7 +185,7 @@ inline void place_factors(Tile &tile, const KvCacheView &cache) {
         const float *q = tile.q + r * tile.width;
         if (kv_token_scaled(cache.key_format)) {
             auto *words = reinterpret_cast<std::int16_t *>(tile.factors) + r * kRowStep;
-            tile.factor_step[r] = narrow_factors<4>(q, tile.width, factor_bits(Number::kI8, tile.width), words);
+            tile.factor_step[r] = narrow_factors<4>(q, tile.width, factor_bits(Number::kI8, tile.width), words).step;
         } else if (tile.pairs) {
             for (std::int32_t part = 0; part < tile.query_parts; ++part) {
                 const std::uint16_t *pairs = tile.query_pairs + (part * kBlockRows + r) * tile.depth;
@@ -242,9 +242,10 @@ inline void score_block_codes(const Tile &tile, const TileStreams &t, std::int32
                 (query * F32x16::load_f16(scales + d)).store(folded + d);
                 zeros = fma(query, F32x16::load_f16(scales + tile.head_dim + d), zeros);
             }
-            step[block][r] =
+            const Narrowed narrowed =
                 narrow_factors<neighbours(N)>(folded, tile.head_dim, factor_bits(N, tile.head_dim), words + block * kPartStep + r * kRowStep);
-            added[block][r] = reduce_add(zeros);
+            step[block][r] = narrowed.step;
+            added[block][r] = reduce_add(zeros) + middle_code(N) * narrowed.lost;
         }
     }
     score_lines<CodeLine<N>, Rows, 1, true>(t, words, [&](int r, std::int32_t panel, F32x16 sum) {
@@ -351,8 +352,9 @@ inline void weigh_code_group(const Tile &tile, const TileStreams &t, std::int32_
             (weight * F32x16::load_f16(scales)).store(folded + kPanel * panel);
             if (blocks) zeros = fma(weight, F32x16::load_f16(scales + tile.values.scale_step), zeros);
         }
-        step[r] = narrow_factors<neighbours(N)>(folded, kTile, factor_bits(N, kTile), words[r]);
-        added[r] = reduce_add(zeros);
+        const Narrowed narrowed = narrow_factors<neighbours(N)>(folded, kTile, factor_bits(N, kTile), words[r]);
+        step[r] = narrowed.step;
+        added[r] = reduce_add(zeros) + middle_code(N) * narrowed.lost;
     }
     weigh_lines<CodeLine<N>, Rows>(tile, t, row, low, high, words[0],
                                    [&](int r, F32x16 sum) { return fma(sum, F32x16::set(step[r]), F32x16::set(added[r])); });

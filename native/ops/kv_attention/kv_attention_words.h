@@ -112,18 +112,35 @@ inline std::uint32_t bits_to_one(const float *x, std::int64_t count) {
 /// One over a power of two given by its bits.
 inline float one_over(std::uint32_t bits) { return bits_to_f32((2U * 127 << 23) - bits); }
 
+/// The middle of unsigned codes. What rounding takes from the sum of the factors is given back times it, as if codes were counted from there: half
+/// the error, and none that all channels or slots share.
+constexpr float middle_code(Number number) { return number == Number::kU8 ? 127.5F : number == Number::kU4 ? 7.5F : 0.0F; }
+
+struct Narrowed {
+    float step; // of the factors; NaN where a number is not finite
+    float lost; // sum of the numbers - step * sum of the factors
+};
+
 /// Factors for CodeLine from x[0 ... count), whole vectors: x / step to the nearest, the step a power of two that gives the largest `digits` bits, so
-/// that numbers of few bits stay what they are. Returns the step; NaN where an x is not finite.
+/// that numbers of few bits stay what they are.
 template <std::int32_t Each>
-inline float narrow_factors(const float *x, std::int64_t count, std::uint32_t digits, std::int16_t *factors) {
+inline Narrowed narrow_factors(const float *x, std::int64_t count, std::uint32_t digits, std::int16_t *factors) {
     const std::uint32_t bits = bits_to_one(x, count);
     if (bits == 0) {
         std::memset(factors, 0, static_cast<std::size_t>(count) * sizeof *factors);
-        return __builtin_nanf("");
+        return {__builtin_nanf(""), 0.0F};
     }
     const F32x16 scale = F32x16::set(bits_to_f32(bits + (digits << 23)));
-    for (std::int64_t i = 0; i < count; i += 16) store_as_operand<Each>(factors + i, to_i32_nearest(F32x16::load(x + i) * scale));
-    return one_over(bits + (digits << 23));
+    const F32x16 most = F32x16::set(32767.0F);
+    F32x16 lost = F32x16::zero();
+    for (std::int64_t i = 0; i < count; i += 16) {
+        const F32x16 exact = F32x16::load(x + i) * scale;
+        const I32x16 whole = to_i32_nearest(min(exact, most));
+        store_as_operand<Each>(factors + i, whole);
+        lost = lost + (exact - to_f32(whole));
+    }
+    const float step = one_over(bits + (digits << 23));
+    return {step, step * reduce_add(lost)};
 }
 
 } // namespace
