@@ -7,6 +7,8 @@
 //   F32x16   zero set load load_partial store store_partial  + - *  fma(a,b,c) = a*b+c  min max  reduce_add reduce_max  exp
 //            load_f16 load_bf16 (and _partial, store_)        lanes beyond a partial count read as 0
 //            sum_each(a[16]): lane i = reduce_add(a[i]), the same tree      transpose(a[16]): lane j of a[i] <-> lane i of a[j]
+//            sum_each(a[n]), max_each(a[n]), n = 4 or 8: the same for lanes 16 / n i ... 16 / n (i + 1) - 1, and for n = 16
+//            power_below(a): the power of two at or below |a|; 0 for denormals
 //   I32x16   zero set load + -  to_f32
 //   order_key(x): signed integers in the order of the floats, -0 as +0 and every NaN below -infinity
 //   lanes_greater(a, b), lanes_equal(a, b): bit l is the answer of lane l
@@ -23,8 +25,9 @@
 //   I16x32   32 whole numbers of 16 bits, a pair to a lane: set_pair(p): p[0], p[1] in every lane
 //   dot(sum, a, b) of I16x32: lane l: sum + a[2l] b[2l] + a[2l+1] b[2l+1]
 //   signed_bytes<i>(u), unsigned_bytes<i>(u): lane l: bytes i and i + 2 of its four (i = 0, 1)      nibbles<i>(u): nibbles i and i + 4 of its eight
-//   store_as_operand<n>(p, x): the lanes of x, held to 16 bits, as factors of words of n numbers: 0 2 1 3 for bytes; 0 2 4 6 1 3 5 7 for nibbles,
-//                              of which byte b holds number b below number b + 4
+//   as_factors<n>(a, b): 32 numbers, moved so that pack keeps them as factors of words of n numbers: 0 2 1 3 for bytes; 0 2 4 6 1 3 5 7 for nibbles,
+//                        of which byte b holds number b below number b + 4       load_f16_as_factors<n>(p, q, a, b): from p[0 ... 16), q[0 ... 16)
+//   pack(a, b) of I32x16: the 32 lanes held to 16 bits
 //   U8x64    64 bytes, four to a lane: load, low_nibbles, high_nibbles, exclusive or
 //   byte_as_f32<b>(u), nibble_as_f32<i>(u): lane l: byte b of its four, nibble i of its eight (0 = low nibble of byte 0), as a float
 //   dot_u8s8(sum, u, s4): lane l: sum + u[4l]*s[0] + ... + u[4l+3]*s[3], exact when every pair sum u*s + u*s fits 16 bits signed

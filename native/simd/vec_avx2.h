@@ -120,6 +120,28 @@ inline __m256 sum_eight(const __m256 (&a)[8]) {
     const __m256 high = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(even), _mm256_castps_pd(odd)));
     return _mm256_add_ps(low, high);
 }
+template <std::size_t Count>
+inline F32x16 sum_each(const F32x16 (&a)[Count]) {
+    alignas(64) float lanes[16];
+    for (std::size_t i = 0; i < Count; ++i) {
+        const float sum = reduce_add(a[i]);
+        for (std::size_t j = 0; j < 16 / Count; ++j) lanes[16 / Count * i + j] = sum;
+    }
+    return F32x16::load(lanes);
+}
+template <std::size_t Count>
+inline F32x16 max_each(const F32x16 (&a)[Count]) {
+    alignas(64) float lanes[16];
+    for (std::size_t i = 0; i < Count; ++i) {
+        const float most = reduce_max(a[i]);
+        for (std::size_t j = 0; j < 16 / Count; ++j) lanes[16 / Count * i + j] = most;
+    }
+    return F32x16::load(lanes);
+}
+inline F32x16 power_below(F32x16 x) {
+    const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000));
+    return {_mm256_and_ps(x.a, mask), _mm256_and_ps(x.b, mask)};
+}
 inline F32x16 sum_each(const F32x16 (&a)[16]) {
     __m256 low[8];
     __m256 high[8];
@@ -373,6 +395,10 @@ struct I16x32 {
         std::memcpy(&word, p, 4);
         return {_mm256_set1_epi32(word), _mm256_set1_epi32(word)};
     }
+    void store(std::int16_t *p) const {
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), a);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 16), b);
+    }
 };
 inline I32x16 dot(I32x16 sum, I16x32 x, I16x32 y) {
     return {_mm256_add_epi32(sum.a, _mm256_madd_epi16(x.a, y.a)), _mm256_add_epi32(sum.b, _mm256_madd_epi16(x.b, y.b))};
@@ -396,13 +422,27 @@ inline I16x32 nibbles(U8x64 x) {
     return {half(x.a), half(x.b)};
 }
 template <int Each>
-inline void store_as_operand(std::int16_t *p, I32x16 x) {
+inline void as_factors(F32x16 &x, F32x16 &y) {
     static_assert(Each == 4 || Each == 8);
-    const auto ordered = [](__m256i h) {
-        return Each == 4 ? _mm256_shuffle_epi32(h, 0xd8) : _mm256_permutevar8x32_epi32(h, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+    const auto ordered = [](__m256 h) {
+        return _mm256_permutevar8x32_ps(h, Each == 4 ? _mm256_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7) : _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
     };
-    const __m256i quarters = _mm256_packs_epi32(ordered(x.a), ordered(x.b)); // lanes 0-3, 8-11, 4-7, 12-15
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_permute4x64_epi64(quarters, 0xd8));
+    x = {ordered(x.a), ordered(x.b)};
+    y = {ordered(y.a), ordered(y.b)};
+}
+template <int Each>
+inline void load_f16_as_factors(const std::uint16_t *p, const std::uint16_t *q, F32x16 &x, F32x16 &y) {
+    const auto ordered = [](const std::uint16_t *h) {
+        const __m128i at = Each == 4 ? _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15)
+                                     : _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+        return _mm256_cvtph_ps(_mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i *>(h)), at));
+    };
+    x = {ordered(p), ordered(p + 8)};
+    y = {ordered(q), ordered(q + 8)};
+}
+inline I16x32 pack(I32x16 x, I32x16 y) {
+    const auto sixteen = [](__m256i a, __m256i b) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8); };
+    return {sixteen(x.a, x.b), sixteen(y.a, y.b)};
 }
 
 inline __m256i broadcast4(const std::int8_t *s4) {

@@ -58,20 +58,38 @@ inline float reduce_add(F32x16 a) {
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
 inline float reduce_max(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
-// Each level adds two halves of two vectors into one; the last two levels work inside the 128-bit quarters.
-inline __m512 add_halves(__m512 x, __m512 y) { return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee)); }
-inline __m512 add_quarters(__m512 x, __m512 y) { return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd)); }
-inline F32x16 sum_each(const F32x16 (&a)[16]) {
-    __m512 quads[4]; // quarter q of quads[k]: four partial sums of a[4q + k]
-    for (int k = 0; k < 4; ++k) {
-        quads[k] = add_quarters(add_halves(a[k].v, a[k + 4].v), add_halves(a[k + 8].v, a[k + 12].v));
+// Each level joins two halves of two vectors into one; the last two levels work inside the 128-bit quarters.
+template <int Count, class Join>
+inline F32x16 join_each(const F32x16 (&a)[std::size_t{Count}], Join &&join) {
+    static_assert(Count == 4 || Count == 8 || Count == 16);
+    const auto halves = [&](__m512 x, __m512 y) { return join(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee)); };
+    const auto quarters = [&](__m512 x, __m512 y) { return join(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd)); };
+    constexpr int kQuads = Count / 4;
+    __m512 quads[std::size_t{kQuads}]; // quarter q of quads[k]: four parts of a[kQuads q + k]
+    for (int k = 0; k < kQuads; ++k) {
+        quads[k] = quarters(halves(a[k].v, a[k + kQuads].v), halves(a[k + 2 * kQuads].v, a[k + 3 * kQuads].v));
     }
-    const __m512 even = _mm512_add_ps(_mm512_unpacklo_ps(quads[0], quads[1]), _mm512_unpackhi_ps(quads[0], quads[1]));
-    const __m512 odd = _mm512_add_ps(_mm512_unpacklo_ps(quads[2], quads[3]), _mm512_unpackhi_ps(quads[2], quads[3]));
-    const __m512 low = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(even), _mm512_castps_pd(odd)));
-    const __m512 high = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(even), _mm512_castps_pd(odd)));
-    return {_mm512_add_ps(low, high)};
+    if constexpr (Count == 16) {
+        const __m512 even = join(_mm512_unpacklo_ps(quads[0], quads[1]), _mm512_unpackhi_ps(quads[0], quads[1]));
+        const __m512 odd = join(_mm512_unpacklo_ps(quads[2], quads[3]), _mm512_unpackhi_ps(quads[2], quads[3]));
+        const __m512 low = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(even), _mm512_castps_pd(odd)));
+        const __m512 high = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(even), _mm512_castps_pd(odd)));
+        return {join(low, high)};
+    } else {
+        const __m512 last = quads[std::size_t{kQuads - 1}];
+        const __m512 pairs = join(_mm512_shuffle_ps(quads[0], last, 0x44), _mm512_shuffle_ps(quads[0], last, 0xee));
+        return {join(pairs, _mm512_permute_ps(pairs, 0xb1))};
+    }
 }
+template <std::size_t Count>
+inline F32x16 sum_each(const F32x16 (&a)[Count]) {
+    return join_each<int{Count}>(a, [](__m512 x, __m512 y) { return _mm512_add_ps(x, y); });
+}
+template <std::size_t Count>
+inline F32x16 max_each(const F32x16 (&a)[Count]) {
+    return join_each<int{Count}>(a, [](__m512 x, __m512 y) { return _mm512_max_ps(x, y); });
+}
+inline F32x16 power_below(F32x16 a) { return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x7f800000)))}; }
 inline void transpose(F32x16 (&a)[16]) {
     __m512 quads[16]; // quarter q of quads[4i + c]: lanes 4q + c of a[4i] ... a[4i + 3]
     for (int i = 0; i < 16; i += 4) {
@@ -226,6 +244,7 @@ struct I16x32 {
         std::memcpy(&word, p, 4);
         return {_mm512_set1_epi32(word)};
     }
+    void store(std::int16_t *p) const { _mm512_storeu_si512(p, v); }
 };
 inline I32x16 dot(I32x16 sum, I16x32 a, I16x32 b) {
 #if defined(__AVX512VNNI__)
@@ -247,13 +266,32 @@ inline I16x32 nibbles(U8x64 a) {
     const __m512i shifted = _mm512_srli_epi16(a.v, 4 * Nibble);
     return {Nibble == 3 ? shifted : _mm512_and_si512(shifted, _mm512_set1_epi16(15))};
 }
+// pack works within 128-bit quarters: quarter l of a and of b together hold factors 8l ... 8l + 7.
 template <int Each>
-inline void store_as_operand(std::int16_t *p, I32x16 x) {
+inline __m512i factor_lanes() {
     static_assert(Each == 4 || Each == 8);
-    const __m512i ordered = Each == 4 ? _mm512_shuffle_epi32(x.v, _MM_PERM_DBCA)
-                                      : _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15), x.v);
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtsepi32_epi16(ordered));
+    return Each == 4 ? _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 16, 18, 17, 19, 24, 26, 25, 27)
+                     : _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
 }
+template <int Each>
+inline void as_factors(F32x16 &a, F32x16 &b) {
+    const __m512i at = factor_lanes<Each>();
+    const __m512 first = _mm512_permutex2var_ps(a.v, at, b.v);
+    b = {_mm512_permutex2var_ps(a.v, _mm512_add_epi32(at, _mm512_set1_epi32(Each == 4 ? 4 : 1)), b.v)};
+    a = {first};
+}
+template <int Each>
+inline void load_f16_as_factors(const std::uint16_t *p, const std::uint16_t *q, F32x16 &a, F32x16 &b) {
+    const __m512i numbers = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))),
+                                               _mm256_loadu_si256(reinterpret_cast<const __m256i *>(q)), 1);
+    const __m512i at = factor_lanes<Each>();
+    const __m512i other = _mm512_add_epi32(at, _mm512_set1_epi32(Each == 4 ? 4 : 1));
+    const __m512i lanes = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(at)), _mm512_cvtepi32_epi16(other), 1);
+    const __m512i ordered = _mm512_permutexvar_epi16(lanes, numbers);
+    a = {_mm512_cvtph_ps(_mm512_castsi512_si256(ordered))};
+    b = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(ordered, 1))};
+}
+inline I16x32 pack(I32x16 a, I32x16 b) { return {_mm512_packs_epi32(a.v, b.v)}; }
 
 inline __m512i broadcast4(const std::int8_t *s4) {
     std::int32_t word;

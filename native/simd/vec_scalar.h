@@ -116,10 +116,32 @@ inline float reduce_max(F32x16 a) {
     LANES m = a.v[i] > m ? a.v[i] : m;
     return m;
 }
-inline F32x16 sum_each(const F32x16 (&a)[16]) {
-    F32x16 r;
-    LANES r.v[i] = reduce_add(a[i]);
-    return r;
+inline F32x16 power_below(F32x16 a) {
+    LANES {
+        std::uint32_t bits;
+        std::memcpy(&bits, &a.v[i], sizeof bits);
+        bits &= 0x7f800000U;
+        std::memcpy(&a.v[i], &bits, sizeof bits);
+    }
+    return a;
+}
+template <std::size_t Count>
+inline F32x16 sum_each(const F32x16 (&a)[Count]) {
+    alignas(64) float lanes[16];
+    for (std::size_t i = 0; i < Count; ++i) {
+        const float sum = reduce_add(a[i]);
+        for (std::size_t j = 0; j < 16 / Count; ++j) lanes[16 / Count * i + j] = sum;
+    }
+    return F32x16::load(lanes);
+}
+template <std::size_t Count>
+inline F32x16 max_each(const F32x16 (&a)[Count]) {
+    alignas(64) float lanes[16];
+    for (std::size_t i = 0; i < Count; ++i) {
+        const float most = reduce_max(a[i]);
+        for (std::size_t j = 0; j < 16 / Count; ++j) lanes[16 / Count * i + j] = most;
+    }
+    return F32x16::load(lanes);
 }
 inline void transpose(F32x16 (&a)[16]) {
     LANES {
@@ -291,7 +313,8 @@ inline std::int32_t reduce_add(I32x16 a) {
 }
 inline I32x16 to_i32_nearest(F32x16 a) {
     I32x16 r;
-    LANES r.v[i] = static_cast<std::int32_t>(std::nearbyint(a.v[i]));
+    // What 32 bits cannot hold becomes the lowest number, as in hardware.
+    LANES r.v[i] = std::fabs(a.v[i]) < 2147483648.0F ? static_cast<std::int32_t>(std::nearbyint(a.v[i])) : INT32_MIN;
     return r;
 }
 inline I32x16 load_s8(const std::int8_t *p) {
@@ -393,6 +416,7 @@ struct I16x32 {
         for (int i = 0; i < 32; ++i) r.v[i] = p[i % 2];
         return r;
     }
+    void store(std::int16_t *p) const { std::memcpy(p, v, sizeof v); }
 };
 inline I32x16 dot(I32x16 sum, I16x32 a, I16x32 b) {
     LANES sum.v[i] += a.v[2 * i] * b.v[2 * i] + a.v[2 * i + 1] * b.v[2 * i + 1];
@@ -417,13 +441,30 @@ inline I16x32 nibbles(U8x64 a) {
     return r;
 }
 template <int Each>
-inline void store_as_operand(std::int16_t *p, I32x16 x) {
+constexpr int factor_at(int i) {
     static_assert(Each == 4 || Each == 8);
-    LANES {
-        const int lane = i / Each * Each + 2 * i % Each + (i % Each >= Each / 2 ? 1 : 0);
-        const std::int32_t held = x.v[lane] < INT16_MIN ? INT16_MIN : x.v[lane] > INT16_MAX ? INT16_MAX : x.v[lane];
-        p[i] = static_cast<std::int16_t>(held);
+    return i / Each * Each + 2 * i % Each + (i % Each >= Each / 2 ? 1 : 0);
+}
+template <int Each>
+inline void as_factors(F32x16 &a, F32x16 &b) {
+    const F32x16 x = a;
+    const F32x16 y = b;
+    LANES a.v[i] = x.v[factor_at<Each>(i)];
+    LANES b.v[i] = y.v[factor_at<Each>(i)];
+}
+template <int Each>
+inline void load_f16_as_factors(const std::uint16_t *p, const std::uint16_t *q, F32x16 &a, F32x16 &b) {
+    a = F32x16::load_f16(p);
+    b = F32x16::load_f16(q);
+    as_factors<Each>(a, b);
+}
+inline I16x32 pack(I32x16 a, I32x16 b) {
+    I16x32 r;
+    for (int i = 0; i < 32; ++i) {
+        const std::int32_t x = i < 16 ? a.v[i] : b.v[i - 16];
+        r.v[i] = static_cast<std::int16_t>(x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x);
     }
+    return r;
 }
 
 inline I32x16 dot_u8s8(I32x16 sum, U8x64 u, const std::int8_t *s4) {

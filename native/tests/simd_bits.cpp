@@ -3,6 +3,8 @@
 
 #include "simd/tiles.h"
 
+#include <type_traits>
+
 namespace strata::STRATA_ISA_NAMESPACE {
 
 void dot_bits(const std::uint16_t *a, const std::uint16_t *b, const float *sum, float *out) {
@@ -28,18 +30,44 @@ void own_tile_bits(const std::uint16_t *a, const std::uint16_t *b, float *c) { m
 
 void weight_bits(const float *x, float *out) { exp_of_weight(F32x16::load(x)).store(out); }
 
-void code_bits(const std::uint8_t *words, const std::int32_t *factors, std::int32_t *out) {
+void code_bits(const std::uint8_t *words, const std::int32_t *factors, int group, std::int32_t *out) {
     const U8x64 u = U8x64::load(words);
-    std::int16_t bytes[16];
-    std::int16_t nibble[16];
-    store_as_operand<4>(bytes, I32x16::load(factors));
-    store_as_operand<8>(nibble, I32x16::load(factors));
-    const auto pair = [](const std::int16_t *p, int i) { return I16x32::set_pair(p + 2 * i); };
+    std::int16_t bytes[32];
+    std::int16_t nibble[32];
+    const auto keep = [&](auto each, std::int16_t *p) {
+        F32x16 a = to_f32(I32x16::load(factors));
+        F32x16 b = to_f32(I32x16::load(factors + 16));
+        as_factors<each()>(a, b);
+        pack(to_i32_nearest(a), to_i32_nearest(b)).store(p);
+    };
+    keep(std::integral_constant<int, 4>{}, bytes);
+    keep(std::integral_constant<int, 8>{}, nibble);
+    const auto pair = [&](const std::int16_t *p, int i) { return I16x32::set_pair(p + 8 * group + 2 * i); };
     dot(dot(I32x16::zero(), signed_bytes<0>(u), pair(bytes, 0)), signed_bytes<1>(u), pair(bytes, 1)).store(out);
     dot(dot(I32x16::zero(), unsigned_bytes<0>(u), pair(bytes, 0)), unsigned_bytes<1>(u), pair(bytes, 1)).store(out + 16);
     const I32x16 half = dot(dot(I32x16::zero(), nibbles<0>(u), pair(nibble, 0)), nibbles<1>(u), pair(nibble, 1));
     dot(dot(half, nibbles<2>(u), pair(nibble, 2)), nibbles<3>(u), pair(nibble, 3)).store(out + 32);
 }
+
+namespace {
+
+template <std::size_t Count>
+void reduce(const float (*x)[16], float *sums, float *maxima) {
+    F32x16 a[Count];
+    for (std::size_t i = 0; i < Count; ++i) a[i] = F32x16::load(x[i]);
+    sum_each(a).store(sums);
+    max_each(a).store(maxima);
+}
+
+} // namespace
+
+void each_bits(const float (*x)[16], float (*sums)[16], float (*maxima)[16]) {
+    reduce<4>(x, sums[0], maxima[0]);
+    reduce<8>(x, sums[1], maxima[1]);
+    reduce<16>(x, sums[2], maxima[2]);
+}
+
+void power_bits(const float *x, float *out) { power_below(F32x16::load(x)).store(out); }
 
 void zip_bits(const std::uint16_t *p, const std::uint16_t *q, const std::uint16_t *weights, float *out) {
     Bf16x32 low;

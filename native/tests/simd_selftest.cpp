@@ -19,11 +19,13 @@ struct Set {
     void (*soft_tile)(const std::uint16_t *, const std::uint16_t *, float *);
     void (*own_tile)(const std::uint16_t *, const std::uint16_t *, float *);
     void (*weight)(const float *, float *);
-    void (*codes)(const std::uint8_t *, const std::int32_t *, std::int32_t *);
+    void (*codes)(const std::uint8_t *, const std::int32_t *, int, std::int32_t *);
+    void (*each)(const float (*)[16], float (*)[16], float (*)[16]);
+    void (*power)(const float *, float *);
     void (*zip)(const std::uint16_t *, const std::uint16_t *, const std::uint16_t *, float *);
 };
 #define SET(id, isa) \
-    { id, isa::dot_bits, isa::soft_tile_bits, isa::own_tile_bits, isa::weight_bits, isa::code_bits, isa::zip_bits }
+    { id, isa::dot_bits, isa::soft_tile_bits, isa::own_tile_bits, isa::weight_bits, isa::code_bits, isa::each_bits, isa::power_bits, isa::zip_bits }
 constexpr Set kSets[] = {
     SET(Isa::kScalar, scalar), SET(Isa::kAvx2, avx2), SET(Isa::kAvx512, avx512), SET(Isa::kAvx512Vnni, avx512vnni), SET(Isa::kAmx, amx),
 };
@@ -141,17 +143,18 @@ TEST_P(SimdSelfTest, Codes_AnyWords_SumsOfProductsAreWhole) {
     std::mt19937 random(13);
     for (int round = 0; round < 500; ++round) {
         std::uint8_t words[16][4];
-        std::int32_t factors[16];
+        std::int32_t factors[32];
         std::int32_t got[3][16];
+        const int group = round % 4;
         for (auto &word : words) {
             for (auto &byte : word) byte = static_cast<std::uint8_t>(random());
         }
         for (auto &factor : factors) factor = static_cast<std::int32_t>(random() % 80001) - 40000; // some beyond 16 bits
-        GetParam().codes(words[0], factors, got[0]);
+        GetParam().codes(words[0], factors, group, got[0]);
         for (int l = 0; l < 16; ++l) {
             std::int32_t want[3] = {};
             for (int e = 0; e < 8; ++e) {
-                const std::int32_t held = std::clamp(factors[e], -32768, 32767);
+                const std::int32_t held = std::clamp(factors[8 * group + e], -32768, 32767);
                 want[2] += held * (e < 4 ? words[l][e] & 15 : words[l][e - 4] >> 4);
                 if (e >= 4) continue;
                 want[0] += held * static_cast<std::int8_t>(words[l][e]);
@@ -159,6 +162,39 @@ TEST_P(SimdSelfTest, Codes_AnyWords_SumsOfProductsAreWhole) {
             }
             for (int kind = 0; kind < 3; ++kind) ASSERT_EQ(got[kind][l], want[kind]) << "kind " << kind << ", lane " << l;
         }
+    }
+}
+
+TEST_P(SimdSelfTest, Each_AnyNumbers_SumsAndMaximaStandInTheirLanes) {
+    std::mt19937 random(19);
+    float x[16][16];
+    float sums[3][16];
+    float maxima[3][16];
+    for (auto &row : x) {
+        for (float &number : row) number = static_cast<float>(static_cast<std::int32_t>(random() % 2001) - 1000); // whole: sums are exact
+    }
+    GetParam().each(x, sums, maxima);
+    for (int kind = 0; kind < 3; ++kind) {
+        const int count = 4 << kind;
+        for (int l = 0; l < 16; ++l) {
+            const float *row = x[l / (16 / count)];
+            float sum = 0.0F;
+            for (int i = 0; i < 16; ++i) sum += row[i];
+            ASSERT_EQ(sums[kind][l], sum) << count << " vectors, lane " << l;
+            ASSERT_EQ(maxima[kind][l], *std::max_element(row, row + 16)) << count << " vectors, lane " << l;
+        }
+    }
+}
+
+TEST_P(SimdSelfTest, PowerBelow_AnyNumbers_KeepsTheExponentAlone) {
+    const float x[16] = {0.0F,    1.0F,    -1.0F,    1.9999F,  2.0F, -3.0F, 1e-40F,         1e38F,
+                         -1e-38F, 0.3333F, -1024.5F, 65504.0F, 7.0F, 1e-3F, 1.1754944e-38F, __builtin_inff()};
+    float got[16];
+    GetParam().power(x, got);
+    for (int l = 0; l < 16; ++l) {
+        const float magnitude = std::fabs(x[l]);
+        const float want = magnitude < 1.17549435e-38F ? 0.0F : std::isinf(magnitude) ? magnitude : std::ldexp(1.0F, std::ilogb(magnitude));
+        EXPECT_EQ(got[l], want) << x[l];
     }
 }
 

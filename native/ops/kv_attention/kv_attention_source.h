@@ -33,37 +33,58 @@ inline void find_rows(const KvCacheView &cache, const View &pool, const TileSlot
     source.row_step = step;
 }
 
-inline void find_panels(const KvCacheView &cache, const View &pool, const TileSlots &at, TileSource &source) {
+/// Where the panels of a tile begin, then those of the next one.
+struct PanelPlaces {
+    std::int64_t page[2 * kPanels];
+    std::int32_t slot[2 * kPanels]; // in that page
+};
+
+/// Past the last slot the last panel repeats, and past the last tile this one's panels, so that every place may be read.
+inline PanelPlaces find_places(const KvCacheView &cache, const TileSlots &at) {
     const std::int32_t *table = cache.table_row(at.sequence, at.head);
+    std::int64_t entry = at.first / cache.page_size;
+    auto slot = static_cast<std::int32_t>(at.first - entry * cache.page_size);
+    const auto advance = [&](std::int32_t slots) {
+        for (slot += slots; slot >= cache.page_size; slot -= cache.page_size) ++entry;
+    };
+    PanelPlaces places;
     for (std::int32_t i = 0; i < kPanels; ++i) {
-        // Past the last slot the last panel repeats, so that every pointer may be read.
-        const std::int64_t slot = kPanel * i < at.slots ? at.first + kPanel * i : at.first + (at.slots - 1) / kPanel * kPanel;
-        const std::int64_t page = slot / cache.page_size;
-        source.first_slot[i] = static_cast<std::int32_t>(slot - page * cache.page_size);
-        source.blocks[i] = bytes_at(pool, cache.row(pool, table[page], at.head, 0));
+        if (i != 0 && kPanel * i < at.slots) advance(kPanel);
+        places.page[i] = table[entry];
+        places.slot[i] = slot;
+    }
+    advance(at.slots - (at.slots - 1) / kPanel * kPanel);
+    for (std::int32_t i = 0; i < kPanels; ++i) {
+        const bool there = at.first + at.slots + kPanel * i < at.end;
+        if (i != 0 && there) advance(kPanel);
+        places.page[kPanels + i] = there ? table[entry] : places.page[i];
+        places.slot[kPanels + i] = there ? slot : places.slot[i];
+    }
+    return places;
+}
+
+inline void find_panels(const KvCacheView &cache, const View &pool, const TileSlots &at, const PanelPlaces &places, TileSource &source) {
+    for (std::int32_t i = 0; i < kPanels; ++i) {
+        source.first_slot[i] = places.slot[i];
+        source.blocks[i] = bytes_at(pool, cache.row(pool, places.page[i], at.head, 0));
     }
 }
 
-/// Where the scales of a panel that begins at `slot` lie.
-inline const std::uint16_t *panel_scales(const KvCacheView &cache, const View &scales, const TileSlots &at, std::int32_t format, bool keys,
-                                         std::int64_t slot) {
-    const std::int64_t page = slot / cache.page_size;
-    const std::int64_t in_page = slot - page * cache.page_size;
-    const std::int64_t base = cache.row(scales, cache.table_row(at.sequence, at.head)[page], at.head, 0);
-    const std::int64_t offset = !kv_block_scaled(format) ? in_page * scales.stride[2] : keys ? in_page / kKvBlock * scales.stride[2] : in_page;
-    return reinterpret_cast<const std::uint16_t *>(bytes_at(scales, base + offset));
-}
-
-/// Pointers to the scales of each panel, and of the next tile's, as far as there are any. In rows of token-scaled codes a panel may cross pages, so
-/// there each slot is looked up (token_scale).
-inline void find_scales(const KvCacheView &cache, const View &scales, const TileSlots &at, bool keys, TileSource &source) {
+/// Pointers to the scales of each panel, and of the next tile's. In rows of token-scaled codes a panel may cross pages, so there each slot is looked
+/// up (token_scale).
+inline void find_scales(const KvCacheView &cache, const View &scales, const TileSlots &at, const PanelPlaces &places, bool keys, TileSource &source) {
     source.scale_step = scales.stride[2];
+    const auto scales_of = [&](std::int32_t i) {
+        const std::int32_t slot = places.slot[i];
+        const std::int64_t base = cache.row(scales, places.page[i], at.head, 0);
+        const std::int64_t offset = !kv_block_scaled(source.format) ? slot * scales.stride[2]
+                                    : keys                          ? slot / kKvBlock * scales.stride[2]
+                                                                    : std::int64_t{slot};
+        return reinterpret_cast<const std::uint16_t *>(bytes_at(scales, base + offset));
+    };
     for (std::int32_t i = 0; i < kPanels; ++i) {
-        const std::int64_t last = at.first + (at.slots - 1) / kPanel * kPanel;
-        const std::int64_t slot = kPanel * i < at.slots ? at.first + kPanel * i : last;
-        const std::int64_t ahead = at.first + at.slots + kPanel * i;
-        source.scales[i] = panel_scales(cache, scales, at, source.format, keys, slot);
-        source.next_scales[i] = panel_scales(cache, scales, at, source.format, keys, ahead < at.end ? ahead : last);
+        source.scales[i] = scales_of(i);
+        source.next_scales[i] = scales_of(kPanels + i);
     }
 }
 
@@ -76,7 +97,7 @@ inline std::uint16_t token_scale(const KvCacheView &cache, const View &scales, c
 }
 
 inline void find_pool(const KvCacheView &cache, const View &pool, const View &scales, std::int32_t format, bool keys, const TileSlots &at,
-                      std::uint16_t *row_scales, TileSource &source) {
+                      const PanelPlaces &places, std::uint16_t *row_scales, TileSource &source) {
     source.format = format;
     source.layout = cache.layout;
     source.dtype = pool.dtype;
@@ -89,8 +110,8 @@ inline void find_pool(const KvCacheView &cache, const View &pool, const View &sc
         source.scale_step = 1;
         return;
     }
-    find_panels(cache, pool, at, source);
-    if (format != STRATA_KV_PLAIN) find_scales(cache, scales, at, keys, source);
+    find_panels(cache, pool, at, places, source);
+    if (format != STRATA_KV_PLAIN) find_scales(cache, scales, at, places, keys, source);
 }
 
 /// Keys that are still in the tail: rows of its type.
@@ -107,28 +128,26 @@ inline void find_tail(const KvCacheView &cache, const TileSlots &at, TileSource 
     }
 }
 
-/// Where the panels of the tile after this one begin, as far as there are any.
-inline void find_next_panels(const KvCacheView &cache, const View &pool, const TileSlots &at, const std::uint8_t *(&next)[kPanels]) {
-    const std::int32_t *table = cache.table_row(at.sequence, at.head);
+/// Where the panels of the tile after this one begin.
+inline void find_next_panels(const KvCacheView &cache, const View &pool, const TileSlots &at, const PanelPlaces &places,
+                             const std::uint8_t *(&next)[kPanels]) {
     const std::int64_t slot_bytes = (cache.layout == STRATA_KV_ROWS ? pool.stride[2] : pool.shape[3]) * dtype_bytes(pool.dtype);
     for (std::int32_t i = 0; i < kPanels; ++i) {
-        const std::int64_t ahead = at.first + at.slots + kPanel * i;
-        const std::int64_t slot = ahead < at.end ? ahead : at.first;
-        const std::int64_t page = slot / cache.page_size;
-        next[i] = bytes_at(pool, cache.row(pool, table[page], at.head, 0)) + (slot - page * cache.page_size) * slot_bytes;
+        next[i] = bytes_at(pool, cache.row(pool, places.page[kPanels + i], at.head, 0)) + places.slot[kPanels + i] * slot_bytes;
     }
 }
 
 /// Fills tile.keys and tile.values. row_scales: 2 kTile numbers that live as long as the tile.
 inline void find_tile(const KvCacheView &cache, const TileSlots &at, std::uint16_t *row_scales, Tile &tile) {
+    const PanelPlaces places = find_places(cache, at);
     if (kv_block_scaled(cache.key_format) && at.first >= cache.paged_keys(cache.length(at.sequence, at.head))) {
         find_tail(cache, at, tile.keys);
     } else {
-        find_pool(cache, cache.keys, cache.key_scales, cache.key_format, true, at, row_scales, tile.keys);
+        find_pool(cache, cache.keys, cache.key_scales, cache.key_format, true, at, places, row_scales, tile.keys);
     }
-    find_pool(cache, cache.values, cache.value_scales, cache.value_format, false, at, row_scales + kTile, tile.values);
-    find_next_panels(cache, cache.keys, at, tile.next_keys);
-    find_next_panels(cache, cache.values, at, tile.next_values);
+    find_pool(cache, cache.values, cache.value_scales, cache.value_format, false, at, places, row_scales + kTile, tile.values);
+    find_next_panels(cache, cache.keys, at, places, tile.next_keys);
+    find_next_panels(cache, cache.values, at, places, tile.next_values);
 }
 
 } // namespace

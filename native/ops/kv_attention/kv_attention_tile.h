@@ -74,6 +74,7 @@ struct Tile {
     // Queries of few rows as kv_attention_tiled.h multiplies them.
     float *factors;              // [kFewRows][kMostChannels] floats, or twice as many numbers of 16 bits
     float factor_step[kFewRows]; // what a row of whole numbers counts
+    float *moved_q;              // [kFewRows][kMostChannels]: q as as_factors moves it, zeros past head_dim
     const std::uint16_t *key_panels[kPanels];
     const std::uint16_t *value_panels[kPanels];
     std::int32_t head_dim;
@@ -94,7 +95,7 @@ struct Tile {
 
     static std::int64_t depth_of(std::int64_t width) { return (width + 31) / 32 * 32; }
     static std::int64_t floats(std::int64_t width) {
-        return kBlockRows * (2 * width + kTile + depth_of(width) + kTile / 2) + 2 * kTile * width + kFewRows * kMostChannels;
+        return kBlockRows * (2 * width + kTile + depth_of(width) + kTile / 2) + 2 * kTile * width + 2 * kFewRows * kMostChannels;
     }
 
     void place(float *scratch, std::int64_t row_width, std::int32_t channels) {
@@ -109,6 +110,7 @@ struct Tile {
         query_pairs = reinterpret_cast<std::uint16_t *>(wide_values + width * kTile);
         weight_pairs = query_pairs + 2 * kBlockRows * depth;
         factors = reinterpret_cast<float *>(weight_pairs + kBlockRows * kTile);
+        moved_q = factors + kFewRows * kMostChannels;
     }
 };
 

@@ -8,8 +8,8 @@
 //
 // Memory order. A tile's keys are walked as four streams side by side, one a panel, a line of each in turn; then its values the same way, some
 // vectors of channels a pass. In one stream the address translations and the starts of the hardware's prefetch would follow one another: pages are
-// short and lie anywhere. Each stream asks for lines ahead of those it uses, the keys' end for the first values, the values' end for the next tile's
-// keys; and the beginning of a tile asks for the first line of every 4 KiB of the next one, whose translations are then there.
+// short and lie anywhere. Everything is asked for half a tile ahead, values while keys are in use and the next tile's keys while values are; and the
+// beginning of a tile asks for the first line of every 4 KiB of the next one, whose translations are then there.
 //
 //   panel 0   K . . . . . . K  V . . V          walked:  K0 K1 K2 K3 line 0, K0 K1 K2 K3 line 1 ...
 //   panel 1   K . . . . . . K  V . . V                   V0 row 0, V1 row 0 ... channels 0-63; then channels 64-127 ...
@@ -41,8 +41,9 @@ constexpr int lines_at_once(int columns) {
     return Line::kOperands * columns <= kOperandsAtOnce ? columns : columns > 2 && Line::kOperands * 2 <= kOperandsAtOnce ? 2 : 1;
 }
 
-/// What each of the four streams asks for ahead, together 8 KiB: what memory delivers to a core in two of its latencies.
-constexpr std::int64_t kBytesAhead = 2048;
+/// Where half a tile does not fit the first-level cache beside the one in use, it is asked for into the second, and from there so many bytes of each
+/// stream before they are used.
+constexpr std::int64_t kBytesNear = 2048;
 
 /// Steps of tile.factors: known to the compiler, so that one address serves all rows and parts.
 constexpr std::int64_t kRowStep = kMostChannels;
@@ -74,44 +75,47 @@ inline void prefetch(const std::uint8_t *line) { __builtin_prefetch(line, 0, 3);
 /// The panels of a tile as streams of lines.
 struct TileStreams {
     const std::uint8_t *keys[kPanels], *values[kPanels], *next_keys[kPanels];
-    std::int64_t key_bytes, value_bytes; // of a panel
-    std::int64_t row_bytes;              // of a row of words of values
-    // The lines of a panel of values are used in passes of some vectors of channels, in each the rows of words from first to last.
-    std::int32_t line_bits, pass_bits; // of a line's number in that order: its place in its row's pass, and its row's too
-    std::int64_t ahead;                // bytes of a stream between a line that is asked for and the one in use: whole passes, or all
-
-    /// Where line n of a panel of values lies.
-    std::int64_t value_line(std::int64_t n) const {
-        const std::int64_t row = (n & ((std::int64_t{1} << pass_bits) - 1)) >> line_bits;
-        const std::int64_t vector = (n >> pass_bits << line_bits) + (n & ((std::int64_t{1} << line_bits) - 1));
-        return row * row_bytes + vector * kLine;
-    }
+    std::int64_t key_bytes, value_bytes;     // of a panel
+    std::int64_t row_bytes;                  // of a row of words of values
+    std::int64_t values_a_key, keys_a_value; // lines of the one that are asked for with a line of the other: 1, or how many times as many it has
 };
 
 inline TileStreams streams_of(const Tile &tile) {
     TileStreams t;
-    const std::int32_t key_words = numbers_in_word(tile.keys);
-    const std::int32_t value_words = numbers_in_word(tile.values);
-    t.key_bytes = tile.head_dim / key_words * kLine;
-    t.value_bytes = tile.head_dim / value_words * kLine;
+    t.key_bytes = tile.head_dim / numbers_in_word(tile.keys) * kLine;
+    t.value_bytes = tile.head_dim / numbers_in_word(tile.values) * kLine;
     t.row_bytes = std::int64_t{tile.head_dim} * 4;
+    t.values_a_key = t.value_bytes > t.key_bytes ? t.value_bytes / t.key_bytes : 1;
+    t.keys_a_value = t.key_bytes > t.value_bytes ? t.key_bytes / t.value_bytes : 1;
     for (std::int32_t i = 0; i < kPanels; ++i) {
         t.keys[i] = tile.keys.blocks[i] + tile.keys.first_slot[i] / kPanel * t.key_bytes;
         t.values[i] = tile.values.blocks[i] + tile.values.first_slot[i] / kPanel * t.value_bytes;
         t.next_keys[i] = tile.next_keys[i];
     }
-    const int columns = columns_for(tile.rows < kRowsAtOnce ? tile.rows : kRowsAtOnce);
-    const auto held = static_cast<std::uint32_t>(kv_block_scaled(tile.values.format) && columns > 2 ? 2 : columns); // a group has two vectors
-    t.line_bits = std::countr_zero(held);
-    t.pass_bits = t.line_bits + std::countr_zero(static_cast<std::uint32_t>(kPanel / value_words));
-    const std::int64_t pass = kLine << t.pass_bits;
-    const std::int64_t wanted = pass < kBytesAhead ? kBytesAhead : pass;
-    t.ahead = wanted < t.value_bytes ? wanted : t.value_bytes;
     return t;
 }
 
-/// Asks for all scales of the next tile.
-inline void prefetch_scales(const Tile &tile, const TileSource &source, bool keys) {
+/// Asks for a line half a tile before its use.
+template <class Line>
+inline void prefetch_half_tile(const std::uint8_t *line) {
+    if constexpr (Line::kHalfTileFits) {
+        prefetch(line);
+    } else {
+        __builtin_prefetch(line, 0, 2); // into the second-level cache
+    }
+}
+
+/// Lines [first, last) from `at` of each panel: what longer panels have beyond those that hot loops ask for.
+template <class Line>
+inline void prefetch_more(const std::uint8_t *const (&panels)[kPanels], std::int64_t at, std::int64_t first, std::int64_t last) {
+    for (std::int64_t n = first; n < last; ++n) {
+        for (const std::uint8_t *panel : panels) prefetch_half_tile<Line>(panel + at + kLine * n);
+    }
+}
+
+/// Reads one of each line of the next tile's scales. They are few and lie apart, so that no hardware foresees them; and a mere request for them is
+/// dropped where too many are under way, as nearly always here.
+inline void fetch_scales(const Tile &tile, const TileSource &source, bool keys) {
     if (source.format == STRATA_KV_PLAIN) return;
     const bool blocks = kv_block_scaled(source.format);
     const std::int64_t channels = std::int64_t{tile.head_dim} * 2;                        // of scales and zero points of block keys
@@ -120,7 +124,7 @@ inline void prefetch_scales(const Tile &tile, const TileSource &source, bool key
     for (std::int32_t i = 0; i < kPanels; i += kKvBlock / kPanel) { // a line holds 32 scales
         for (std::int64_t row = 0; row < rows; ++row) {
             for (std::int64_t n = 0; n < numbers; n += kKvBlock) {
-                prefetch(reinterpret_cast<const std::uint8_t *>(source.next_scales[i] + row * source.scale_step + n));
+                static_cast<void>(*static_cast<const volatile std::uint16_t *>(source.next_scales[i] + row * source.scale_step + n));
             }
         }
     }
@@ -128,12 +132,12 @@ inline void prefetch_scales(const Tile &tile, const TileSource &source, bool key
 
 /// Asks for the scales and the first line of every 4 KiB of the next tile.
 inline void prefetch_translations(const Tile &tile, const TileStreams &t) {
-    prefetch_scales(tile, tile.keys, true);
-    prefetch_scales(tile, tile.values, false);
     for (std::int32_t i = 0; i < kPanels; ++i) {
         for (std::int64_t at = 0; at < t.key_bytes; at += 4096) prefetch(tile.next_keys[i] + at);
         for (std::int64_t at = 0; at < t.value_bytes; at += 4096) prefetch(tile.next_values[i] + at);
     }
+    fetch_scales(tile, tile.keys, true);
+    fetch_scales(tile, tile.values, false);
 }
 
 // ---- scores --------------------------------------------------------------------------------------------------------
@@ -143,19 +147,18 @@ inline void prefetch_translations(const Tile &tile, const TileStreams &t) {
 template <class Line, int Rows, int Columns, int Parts, bool Blocks, class Finish>
 inline void score_panels(const TileStreams &t, std::int32_t panel, const typename Line::Factor *q, Finish &&finish) {
     constexpr int kAtOnce = lines_at_once<Line>(Columns);
-    const bool last = panel + Columns == kPanels;
-    const std::int64_t ahead = t.ahead < t.key_bytes ? t.ahead : t.key_bytes;
     const std::uint8_t *from[std::size_t{Columns}];
-    const std::uint8_t *next[kPanels];
     UNROLLED for (int i = 0; i < Columns; ++i) from[i] = t.keys[panel + i];
-    UNROLLED for (int i = 0; i < kPanels; ++i) next[i] = last ? t.values[i] : t.keys[panel + Columns + i % Columns];
     typename Line::Sum c[std::size_t{Rows}][std::size_t{Columns}];
     UNROLLED for (auto &row : c) { UNROLLED for (auto &sum : row) sum = Line::Sum::zero(); }
     for (std::int64_t at = 0; at < t.key_bytes; at += kLine) {
-        // The streams' own lines are asked for; near their end the first lines of what follows.
-        const std::int64_t beyond = at + ahead - t.key_bytes;
-        const std::int64_t line = beyond < 0 ? at + ahead : last ? t.value_line(beyond / kLine) : beyond;
-        UNROLLED for (int i = 0; i < kPanels; ++i) prefetch((beyond < 0 ? from[i % Columns] : next[i]) + line);
+        const std::int64_t near = at + kBytesNear < t.key_bytes ? at + kBytesNear : t.key_bytes - kLine;
+        const std::int64_t half = at * t.values_a_key < t.value_bytes ? at * t.values_a_key : t.value_bytes - kLine;
+        UNROLLED for (int i = 0; i < Columns; ++i) {
+            prefetch_half_tile<Line>(t.values[panel + i] + half);
+            if constexpr (!Line::kHalfTileFits) prefetch(from[i] + near);
+        }
+        if (t.values_a_key > 1) prefetch_more<Line>(t.values, half, 1, t.values_a_key);
         const auto *factors = q + at / kLine * Line::kEach;
         UNROLLED for (int first = 0; first < Columns; first += kAtOnce) {
             Line x[std::size_t{kAtOnce}];
@@ -179,13 +182,36 @@ inline void score_lines(const TileStreams &t, const typename Line::Factor *q, Fi
     for (std::int32_t panel = 0; panel < kPanels; panel += kColumnsHere) score_panels<Line, Rows, kColumnsHere, Parts, Blocks>(t, panel, q, finish);
 }
 
-/// Query rows as factors, unless they change from tile to tile.
+/// Numbers x[0 ... count), whole vectors, as as_factors moves them: 32 at a time, zeros past their end.
+template <Number N>
+inline void move_as_factors(const float *x, std::int64_t count, float *moved) {
+    for (std::int64_t i = 0; i < count; i += 32) {
+        F32x16 low = F32x16::load(x + i);
+        F32x16 high = i + 16 < count ? F32x16::load(x + i + 16) : F32x16::zero();
+        as_factors<neighbours(N)>(low, high);
+        low.store(moved + i);
+        high.store(moved + i + 16);
+    }
+}
+
+/// Query rows as factors. Those of block keys change from tile to tile: their rows are only moved.
 inline void place_factors(Tile &tile, const KvCacheView &cache) {
+    const auto padded = static_cast<std::int32_t>((tile.width + 31) / 32 * 32);
     for (std::int32_t r = 0; r < tile.rows; ++r) {
         const float *q = tile.q + r * tile.width;
-        if (kv_token_scaled(cache.key_format)) {
+        float *moved = tile.moved_q + r * kRowStep;
+        if (cache.key_format == STRATA_KV_I4_BLOCK) {
+            move_as_factors<Number::kU4>(q, tile.width, moved);
+        } else if (cache.key_format == STRATA_KV_I8_BLOCK) {
+            move_as_factors<Number::kU8>(q, tile.width, moved);
+        } else if (kv_token_scaled(cache.key_format)) {
+            move_as_factors<Number::kI8>(q, tile.width, moved);
+            const Scales ones{{F32x16::set(1.0F), F32x16::set(1.0F)}, {F32x16::zero(), F32x16::zero()}};
             auto *words = reinterpret_cast<std::int16_t *>(tile.factors) + r * kRowStep;
-            tile.factor_step[r] = narrow_factors<4>(q, tile.width, factor_bits(Number::kI8, tile.width), words).step;
+            Folded<4> folded;
+            fold<Number::kI8, 1, 4>(
+                moved, 0, padded, factor_bits(Number::kI8, padded), 1, [&](std::int32_t, std::int32_t) { return ones; }, words, 0, 0, folded);
+            tile.factor_step[r] = folded.step(0);
         } else if (tile.pairs) {
             for (std::int32_t part = 0; part < tile.query_parts; ++part) {
                 const std::uint16_t *pairs = tile.query_pairs + (part * kBlockRows + r) * tile.depth;
@@ -228,29 +254,21 @@ inline void score_token_codes(const Tile &tile, const TileStreams &t, std::int32
 template <int Rows, Number N>
 inline void score_block_codes(const Tile &tile, const TileStreams &t, std::int32_t row) {
     constexpr std::int32_t kBlocks = kTile / kKvBlock;
+    static constexpr std::uint16_t kNone[kPanel] = {}; // the second half of the last 32 channels, where there are but 16
     auto *words = reinterpret_cast<std::int16_t *>(tile.factors);
-    float step[std::size_t{kBlocks}][std::size_t{Rows}];
-    float added[std::size_t{kBlocks}][std::size_t{Rows}];
-    for (std::int32_t block = 0; block < kBlocks; ++block) {
-        const std::uint16_t *scales = tile.keys.scales[block * (kPanels / kBlocks)];
-        for (int r = 0; r < Rows; ++r) {
-            alignas(64) float folded[kMostChannels];
-            const float *q = tile.q + (row + r) * tile.width;
-            F32x16 zeros = F32x16::zero();
-            for (std::int32_t d = 0; d < tile.head_dim; d += 16) {
-                const F32x16 query = F32x16::load(q + d);
-                (query * F32x16::load_f16(scales + d)).store(folded + d);
-                zeros = fma(query, F32x16::load_f16(scales + tile.head_dim + d), zeros);
-            }
-            const Narrowed narrowed =
-                narrow_factors<neighbours(N)>(folded, tile.head_dim, factor_bits(N, tile.head_dim), words + block * kPartStep + r * kRowStep);
-            step[block][r] = narrowed.step;
-            added[block][r] = reduce_add(zeros) + middle_code(N) * narrowed.lost;
-        }
-    }
+    const std::int32_t channels = (tile.head_dim + 31) / 32 * 32;
+    const auto scales_at = [&](std::int32_t block, std::int32_t d) {
+        const std::uint16_t *scales = tile.keys.scales[block * (kPanels / kBlocks)] + d;
+        const std::uint16_t *zeros = scales + tile.head_dim;
+        const bool both = d + 16 < tile.head_dim;
+        return load_scales<N>(scales, both ? scales + 16 : kNone, zeros, both ? zeros + 16 : kNone);
+    };
+    constexpr int kSums = sums_for(kBlocks * Rows);
+    Folded<kSums> folded;
+    fold<N, Rows, kSums>(tile.moved_q + row * kRowStep, kRowStep, channels, factor_bits(N, tile.head_dim), kBlocks, scales_at, words, kPartStep,
+                         kRowStep, folded);
     score_lines<CodeLine<N>, Rows, 1, true>(t, words, [&](int r, std::int32_t panel, F32x16 sum) {
-        const std::int32_t block = panel * kPanel / kKvBlock;
-        fma(sum, F32x16::set(step[block][r]), F32x16::set(added[block][r])).store(tile.s + (row + r) * kTile + kPanel * panel);
+        folded.finish(panel * kPanel / kKvBlock * Rows + r, sum).store(tile.s + (row + r) * kTile + kPanel * panel);
     });
 }
 
@@ -279,20 +297,27 @@ inline void weigh_pass(const Tile &tile, const TileStreams &t, std::int32_t row,
                        Finish &&finish) {
     constexpr int kAtOnce = lines_at_once<Line>(Columns);
     constexpr std::int32_t kWordRows = kPanel / Line::kEach;
-    const std::int64_t beyond = kWordRows * kLine * first + t.ahead - t.value_bytes; // from 0 on in the next tile's keys
-    const std::int64_t ahead_step = beyond < 0 ? t.row_bytes : kLine * Columns;
+    // The next pass, or, after the last, the beginning of the next tile's keys.
+    const bool last = kLine * (first + Columns) >= t.row_bytes;
+    const std::int64_t near_step = last ? kLine * Columns : t.row_bytes;
     const std::uint8_t *from[kPanels];
-    const std::uint8_t *ahead[kPanels];
+    const std::uint8_t *near[kPanels];
     UNROLLED for (int panel = 0; panel < kPanels; ++panel) {
         from[panel] = t.values[panel] + kLine * first;
-        ahead[panel] = beyond < 0 ? from[panel] + t.ahead / kWordRows : t.next_keys[panel] + beyond;
+        near[panel] = last ? t.next_keys[panel] : from[panel] + kLine * Columns;
     }
     typename Line::Sum c[std::size_t{Rows}][std::size_t{Columns}];
     UNROLLED for (auto &sums : c) { UNROLLED for (auto &sum : sums) sum = Line::Sum::zero(); }
-    for (std::int64_t j = 0, at = 0, ahead_at = 0; j < kWordRows; ++j, at += t.row_bytes, ahead_at += ahead_step) {
+    for (std::int64_t j = 0, at = 0; j < kWordRows; ++j, at += t.row_bytes) {
         const auto *factors = weights + j * Line::kEach;
+        const std::int64_t in_half = (kWordRows * first + Columns * j) * t.keys_a_value * kLine;
+        const std::int64_t half = in_half < t.key_bytes ? in_half : t.key_bytes - Columns * kLine;
+        if (t.keys_a_value > 1) prefetch_more<Line>(t.next_keys, half, Columns, Columns * t.keys_a_value);
         UNROLLED for (int panel = 0; panel < kPanels; ++panel) {
-            UNROLLED for (int n = 0; n < Columns; ++n) prefetch(ahead[panel] + ahead_at + kLine * n);
+            UNROLLED for (int n = 0; n < Columns; ++n) {
+                prefetch_half_tile<Line>(t.next_keys[panel] + half + kLine * n);
+                if constexpr (!Line::kHalfTileFits) prefetch(near[panel] + near_step * j + kLine * n);
+            }
             UNROLLED for (int some = 0; some < Columns; some += kAtOnce) {
                 Line x[std::size_t{kAtOnce}];
                 UNROLLED for (int i = 0; i < kAtOnce; ++i) x[i].load(from[panel] + at + kLine * (some + i));
@@ -335,45 +360,53 @@ inline void weigh_floats(const Tile &tile, const TileStreams &t, std::int32_t ro
     weigh_lines<FloatLine<N>, Rows>(tile, t, row, 0, tile.head_dim, tile.s + row * kTile, finish);
 }
 
-/// The channels of one group, whose weights carry the group's scales; its zero points are one sum a row.
+/// Codes with a scale a slot, or, with zero points, a slot and group of channels: the weights carry them.
 template <int Rows, Number N>
-inline void weigh_code_group(const Tile &tile, const TileStreams &t, std::int32_t row, std::int32_t low, std::int32_t high, std::int32_t group) {
-    alignas(64) std::int16_t words[std::size_t{Rows}][kTile];
-    float step[std::size_t{Rows}];
-    float added[std::size_t{Rows}];
-    const bool blocks = kv_block_scaled(tile.values.format);
-    for (int r = 0; r < Rows; ++r) {
-        alignas(64) float folded[kTile];
-        const float *p = tile.s + (row + r) * kTile;
-        F32x16 zeros = F32x16::zero();
-        for (std::int32_t panel = 0; panel < kPanels; ++panel) {
-            const std::uint16_t *scales = tile.values.scales[panel] + (blocks ? 2 * group * tile.values.scale_step : 0);
-            const F32x16 weight = F32x16::load(p + kPanel * panel);
-            (weight * F32x16::load_f16(scales)).store(folded + kPanel * panel);
-            if (blocks) zeros = fma(weight, F32x16::load_f16(scales + tile.values.scale_step), zeros);
+inline void weigh_codes(const Tile &tile, const TileStreams &t, std::int32_t row) {
+    constexpr bool kBlocks = N != Number::kI8;
+    alignas(64) float weights[std::size_t{Rows}][kTile];
+    for (int r = 0; r < Rows; ++r) move_as_factors<N>(tile.s + (row + r) * kTile, kTile, weights[r]);
+    const std::int32_t width = kBlocks ? kKvBlock : tile.head_dim;
+    const std::int64_t step = tile.values.scale_step;
+    const std::int32_t groups = (tile.head_dim + width - 1) / width;
+    const auto scales_at = [&](std::int32_t group, std::int32_t slot) {
+        const std::uint16_t *low = tile.values.scales[slot / kPanel];
+        const std::uint16_t *high = tile.values.scales[slot / kPanel + 1];
+        if constexpr (kBlocks) {
+            const std::int64_t at = 2 * group * step;
+            return load_scales<N>(low + at, high + at, low + at + step, high + at + step);
         }
-        const Narrowed narrowed = narrow_factors<neighbours(N)>(folded, kTile, factor_bits(N, kTile), words[r]);
-        step[r] = narrowed.step;
-        added[r] = reduce_add(zeros) + middle_code(N) * narrowed.lost;
+        Scales s;
+        load_f16_as_factors<neighbours(N)>(low, high, s.scale[0], s.scale[1]);
+        for (int i = 0; i < 2; ++i) s.zero[i] = s.scale[i] * F32x16::zero(); // what is not finite, to be seen
+        return s;
+    };
+    constexpr int kSums = kBlocks ? 16 : sums_for(Rows);
+    constexpr std::int32_t kAtOnce = kSums / Rows;
+    for (std::int32_t first = 0; first < groups; first += kAtOnce) {
+        const std::int32_t some = groups - first < kAtOnce ? groups - first : kAtOnce;
+        alignas(64) std::int16_t words[std::size_t{kSums}][kTile]; // [group][Rows]
+        Folded<kSums> folded;
+        fold<N, Rows, kSums>(
+            weights[0], kTile, kTile, factor_bits(N, kTile), some,
+            [&](std::int32_t group, std::int32_t slot) { return scales_at(first + group, slot); }, words[0], Rows * kTile, kTile, folded);
+        for (std::int32_t group = 0; group < some; ++group) {
+            const std::int32_t low = (first + group) * width;
+            const std::int32_t high = low + width < tile.head_dim ? low + width : tile.head_dim;
+            weigh_lines<CodeLine<N>, Rows>(tile, t, row, low, high, words[group * Rows],
+                                           [&](int r, F32x16 sum) { return folded.finish(group * Rows + r, sum); });
+        }
     }
-    weigh_lines<CodeLine<N>, Rows>(tile, t, row, low, high, words[0],
-                                   [&](int r, F32x16 sum) { return fma(sum, F32x16::set(step[r]), F32x16::set(added[r])); });
 }
 
 inline void weigh_tiled(Tile &tile) {
     const TileStreams t = streams_of(tile);
-    prefetch_scales(tile, tile.keys, true); // once more: requests without a translation may have been dropped
-    prefetch_scales(tile, tile.values, false);
     if (tile.pairs) pack_weights(tile);
     with_number(tile.values, [&](auto number) {
         constexpr Number kNumber = decltype(number)::value;
         for_row_runs<kRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) {
             if constexpr (kNumber == Number::kI8 || kNumber == Number::kU8 || kNumber == Number::kU4) {
-                const std::int32_t width = kv_block_scaled(tile.values.format) ? kKvBlock : tile.head_dim;
-                for (std::int32_t low = 0; low < tile.head_dim; low += width) {
-                    const std::int32_t high = low + width < tile.head_dim ? low + width : tile.head_dim;
-                    weigh_code_group<count(), kNumber>(tile, t, row, low, high, low / width);
-                }
+                weigh_codes<count(), kNumber>(tile, t, row);
             } else if constexpr (kNumber != Number::kF8) {
                 weigh_floats<count(), kNumber>(tile, t, row);
             }

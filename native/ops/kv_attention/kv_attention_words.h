@@ -23,6 +23,7 @@ struct FloatLine {
     using Sum = F32x16;
     static constexpr std::int32_t kEach = neighbours(N);
     static constexpr int kOperands = neighbours(N);
+    static constexpr bool kHalfTileFits = false; // the first-level cache, beside what is in use
 
     F32x16 x[std::size_t{kEach}];
 
@@ -45,6 +46,7 @@ struct PairLine {
     using Sum = F32x16;
     static constexpr std::int32_t kEach = 2;
     static constexpr int kOperands = 1;
+    static constexpr bool kHalfTileFits = false;
 
     Bf16x32 x;
 
@@ -59,6 +61,7 @@ struct CodeLine {
     using Sum = I32x16;
     static constexpr std::int32_t kEach = neighbours(N);
     static constexpr int kOperands = neighbours(N) / 2;
+    static constexpr bool kHalfTileFits = true;
 
     I16x32 x[std::size_t{kOperands}];
 
@@ -91,56 +94,97 @@ constexpr std::uint32_t factor_bits(Number number, std::int64_t count) {
     return largest * count <= 65535 ? 15 : 14; // head_dim is at most 512
 }
 
-/// The power of two that brings the largest magnitude of x[0 ... count), whole vectors, into [1/2, 1), as its exponent's bits; 0 where an x is not
-/// finite. Held for what lies beyond 2^-95 and 2^126.
-inline std::uint32_t bits_to_one(const float *x, std::int64_t count) {
-    F32x16 largest = F32x16::zero();
-    F32x16 probe = F32x16::zero();
-    for (std::int64_t i = 0; i < count; i += 16) {
-        const F32x16 v = F32x16::load(x + i);
-        largest = max(largest, abs(v));
-        probe = fma(v, F32x16::zero(), probe); // 0, or NaN for good
-    }
-    if (any_nan(probe)) return 0;
-    constexpr std::uint32_t kLowest = 32;
-    constexpr std::uint32_t kHighest = 252;
-    const std::uint32_t exponent = f32_to_bits(reduce_max(largest)) >> 23;
-    const std::uint32_t held = exponent < kLowest ? kLowest : exponent > kHighest ? kHighest : exponent;
-    return (2 * 127 - 1 - held) << 23;
-}
-
-/// One over a power of two given by its bits.
-inline float one_over(std::uint32_t bits) { return bits_to_f32((2U * 127 << 23) - bits); }
-
-/// The middle of unsigned codes. What rounding takes from the sum of the factors is given back times it, as if codes were counted from there: half
-/// the error, and none that all channels or slots share.
+/// The middle of unsigned codes. Factors meet codes counted from there: half the error of their rounding, and none that all channels or slots share.
 constexpr float middle_code(Number number) { return number == Number::kU8 ? 127.5F : number == Number::kU4 ? 7.5F : 0.0F; }
 
-struct Narrowed {
-    float step; // of the factors; NaN where a number is not finite
-    float lost; // sum of the numbers - step * sum of the factors
+/// Scales of 32 numbers and the zero points of codes counted from the middle, moved as as_factors moves.
+struct Scales {
+    F32x16 scale[2];
+    F32x16 zero[2];
 };
 
-/// Factors for CodeLine from x[0 ... count), whole vectors: x / step to the nearest, the step a power of two that gives the largest `digits` bits, so
-/// that numbers of few bits stay what they are.
-template <std::int32_t Each>
-inline Narrowed narrow_factors(const float *x, std::int64_t count, std::uint32_t digits, std::int16_t *factors) {
-    const std::uint32_t bits = bits_to_one(x, count);
-    if (bits == 0) {
-        std::memset(factors, 0, static_cast<std::size_t>(count) * sizeof *factors);
-        return {__builtin_nanf(""), 0.0F};
+/// Scales and zero points from where they lie, 16 and 16.
+template <Number N>
+inline Scales load_scales(const std::uint16_t *scales, const std::uint16_t *more_scales, const std::uint16_t *zeros,
+                          const std::uint16_t *more_zeros) {
+    Scales s;
+    load_f16_as_factors<neighbours(N)>(scales, more_scales, s.scale[0], s.scale[1]);
+    load_f16_as_factors<neighbours(N)>(zeros, more_zeros, s.zero[0], s.zero[1]);
+    const F32x16 middle = F32x16::set(middle_code(N));
+    for (int i = 0; i < 2; ++i) s.zero[i] = fma(middle, s.scale[i], s.zero[i]);
+    return s;
+}
+
+/// Whole factors of Sums sums, one a group of scales and a row: sum_i x_i (scale_i code_i + zero_i) = step sum_i factor_i code_i + added.
+template <int Sums>
+struct Folded {
+    alignas(64) float steps[16]; // powers of two; NaN where a number is not finite
+    alignas(64) float addends[16];
+
+    float step(int i) const { return steps[16 / Sums * i]; }
+    F32x16 finish(int i, F32x16 sum) const { return fma(sum, F32x16::set(step(i)), F32x16::set(addends[16 / Sums * i])); }
+};
+
+/// How many are folded together at least.
+constexpr int sums_for(int sums) { return sums <= 4 ? 4 : sums <= 8 ? 8 : 16; }
+
+/// Folds the scales of `groups` groups, at most Sums / Rows, into x[0 ... count) of each row, whole 32 numbers that as_factors has moved:
+/// x scale / step to the nearest, the step a power of two that gives the largest `digits` bits, so that numbers of few bits stay what they are.
+/// scales_at(group, i): those of numbers i ... i + 31. Factors [groups][Rows][..], result group Rows + row. All sums are reduced together: one by
+/// one each would wait for the steps of its own reduction.
+template <Number N, int Rows, int Sums, class ScalesAt>
+inline void fold(const float *x, std::int64_t x_step, std::int32_t count, std::uint32_t digits, std::int32_t groups, ScalesAt &&scales_at,
+                 std::int16_t *factors, std::int64_t group_step, std::int64_t row_step, Folded<Sums> &folded) {
+    F32x16 largest[std::size_t{Sums}];
+    F32x16 zeros[std::size_t{Sums}];
+    F32x16 wholes[std::size_t{Sums}];
+    for (std::int32_t i = groups * Rows; i < Sums; ++i) largest[i] = zeros[i] = wholes[i] = F32x16::zero();
+    for (std::int32_t group = 0; group < groups; ++group) {
+        F32x16 most[std::size_t{Rows}];
+        F32x16 zero[std::size_t{Rows}];
+        UNROLLED for (int r = 0; r < Rows; ++r) most[r] = zero[r] = F32x16::zero();
+        for (std::int32_t i = 0; i < count; i += 32) {
+            const Scales s = scales_at(group, i);
+            UNROLLED for (int r = 0; r < Rows; ++r) {
+                UNROLLED for (int half = 0; half < 2; ++half) {
+                    const F32x16 number = F32x16::load(x + r * x_step + i + 16 * half);
+                    most[r] = max(most[r], abs(number * s.scale[half]));
+                    zero[r] = fma(number, s.zero[half], zero[r]);
+                }
+            }
+        }
+        UNROLLED for (int r = 0; r < Rows; ++r) {
+            largest[group * Rows + r] = most[r];
+            zeros[group * Rows + r] = zero[r];
+        }
     }
-    const F32x16 scale = F32x16::set(bits_to_f32(bits + (digits << 23)));
-    const F32x16 most = F32x16::set(32767.0F);
-    F32x16 lost = F32x16::zero();
-    for (std::int64_t i = 0; i < count; i += 16) {
-        const F32x16 exact = F32x16::load(x + i) * scale;
-        const I32x16 whole = to_i32_nearest(min(exact, most));
-        store_as_operand<Each>(factors + i, whole);
-        lost = lost + (exact - to_f32(whole));
+    const F32x16 most = max_each(largest);
+    const F32x16 power = min(max(power_below(most), F32x16::set(0x1p-95F)), F32x16::set(0x1p125F)); // within what has an inverse
+    alignas(64) float to_whole[16];
+    (F32x16::set(bits_to_f32((127 + digits - 1) << 23)) / power).store(to_whole);
+    static constexpr std::int16_t kOnes[2] = {1, 1};
+    for (std::int32_t group = 0; group < groups; ++group) {
+        I32x16 sums[std::size_t{Rows}];
+        UNROLLED for (auto &sum : sums) sum = I32x16::zero();
+        for (std::int32_t i = 0; i < count; i += 32) {
+            const Scales s = scales_at(group, i);
+            UNROLLED for (int r = 0; r < Rows; ++r) {
+                const float *numbers = x + r * x_step + i;
+                const F32x16 inverse = F32x16::set(to_whole[16 / Sums * (group * Rows + r)]);
+                const I32x16 low = to_i32_nearest(F32x16::load(numbers) * s.scale[0] * inverse);
+                const I32x16 high = to_i32_nearest(F32x16::load(numbers + 16) * s.scale[1] * inverse);
+                const I16x32 whole = pack(low, high);
+                whole.store(factors + group * group_step + r * row_step + i);
+                sums[r] = dot(sums[r], whole, I16x32::set_pair(kOnes));
+            }
+        }
+        UNROLLED for (int r = 0; r < Rows; ++r) wholes[group * Rows + r] = to_f32(sums[r]);
     }
-    const float step = one_over(bits + (digits << 23));
-    return {step, step * reduce_add(lost)};
+    const F32x16 zero = sum_each(zeros);
+    const F32x16 not_finite = (most + zero) * F32x16::zero(); // 0, or NaN
+    const F32x16 step = fma(power, F32x16::set(bits_to_f32((127 - (digits - 1)) << 23)), not_finite);
+    step.store(folded.steps);
+    (zero - F32x16::set(middle_code(N)) * step * sum_each(wholes)).store(folded.addends);
 }
 
 } // namespace
