@@ -54,7 +54,7 @@ struct PairLine {
     F32x16 add(F32x16 sum, const std::uint16_t *factors) const { return dot(sum, x, Bf16x32::set_pair(factors)); }
 };
 
-/// Codes as whole numbers of 16 bits; factors too (narrow_factors).
+/// Codes as whole numbers of 16 bits; factors too (fold).
 template <Number N>
 struct CodeLine {
     using Factor = std::int16_t;
