@@ -22,6 +22,11 @@ public sealed class KvAttentionFormatTests
         from format in new[] { KvFormat.I8Block, KvFormat.I4Block }
         select new TestCaseData(device, format).SetArgDisplayNames(device.ToString(), format.ToString());
 
+    public static IEnumerable<TestCaseData> Tiled() =>
+        from device in TestDevices.All
+        from format in new[] { KvFormat.I8, KvFormat.I8Block, KvFormat.I4Block }
+        select new TestCaseData(device, format).SetArgDisplayNames(device.ToString(), format.ToString());
+
     [TestCaseSource(nameof(TokenScaled))]
     public void Run_OneScaleASlot_WorkedExample(TestDevice device, KvFormat format, KvLayout layout)
     {
@@ -78,6 +83,62 @@ public sealed class KvAttentionFormatTests
         // A matrix unit multiplies the slots of a tile that any of its rows sees; only the CPU keeps rows apart.
         if (device.Id == "cpu") Assert.That(got.Output[..Width], Is.EqualTo(new float[] { 4 }.Concat(new float[Width - 1])), "the first query does not see slot 1");
         Assert.That(got.Output[Width..], Is.All.NaN);
+    }
+
+    // Tiles of 64 slots that a query sees whole, where scales are folded into its numbers: what is not finite is not lost there.
+    [TestCaseSource(nameof(Tiled))]
+    public void Run_NotFiniteInWholeTile_ReachesItsChannels(TestDevice device, KvFormat format)
+    {
+        Device open = TestDevices.Open(device);
+        const int width = 64, length = 128, slot = 70;
+        var shape = new KvCacheShape(DType.F32, 1, 1, width, PageSize: 64) { KeyFormat = format, ValueFormat = format, Layout = KvLayout.Tiled };
+        HostKvCache Fresh() => new HostKvCache(shape, [length], new InputRandom(7)).FillKeys((_, _, s, c) => ((s + c) % 9) - 4).FillValues((_, _, s, c) => ((s * c) % 7) - 3);
+        float[] query = Attending.Queries([new Sequence(0, length, 1)], 1, width);
+        Attended clean = Attending.Run(open, Fresh(), query, heads: 1, [1]);
+        Assert.That(clean.Output, Is.All.Matches<float>(float.IsFinite));
+
+        foreach (double bad in new[] { double.NaN, double.PositiveInfinity })
+        {
+            HostKvCache cache = Fresh();
+            (long page, long head, long at) = cache.Locate(cache.PageTable, 0, 0, slot);
+            if (format == KvFormat.I8) cache.ValueScales![page, head, at] = bad;
+            else cache.ValueScales![page, head, 2, at] = bad; // channels 32 ... 63
+            float[] got = Attending.Run(open, cache, query, heads: 1, [1]).Output;
+            int from = format == KvFormat.I8 ? 0 : 32;
+            Assert.That(got[from..], Is.All.Matches<float>(x => !float.IsFinite(x)), $"value scale {bad}");
+            if (device.Id == "cpu") Assert.That(got[..from], Is.EqualTo(clean.Output[..from]), "the other group");
+        }
+
+        HostKvCache keys = Fresh();
+        (long keyPage, long keyHead, long keyAt) = keys.Locate(keys.PageTable, 0, 0, slot);
+        if (format == KvFormat.I8) keys.KeyScales![keyPage, keyHead, keyAt] = double.NaN;
+        else keys.KeyScales![keyPage, keyHead, keyAt / KvCache.BlockSlots, 5] = double.NaN;
+        Assert.That(Attending.Run(open, keys, query, heads: 1, [1]).Output, Is.All.NaN, "key scale");
+
+        foreach (float bad in new[] { float.NaN, float.NegativeInfinity })
+        {
+            float[] badQuery = [.. query];
+            badQuery[3] = bad;
+            Assert.That(Attending.Run(open, Fresh(), badQuery, heads: 1, [1]).Output, Is.All.NaN, $"query {bad}");
+        }
+    }
+
+    // A query times a scale beyond fp32, with zero points that give nothing to show for it: the score is no number, of either sign.
+    [TestCaseSource(nameof(BlockScaled))]
+    public void Run_QueryTimesScaleOverflows_IsNan(TestDevice device, KvFormat format)
+    {
+        Device open = TestDevices.Open(device);
+        const int width = 64, length = 128, channel = 5;
+        var shape = new KvCacheShape(DType.F32, 1, 1, width, PageSize: 64) { KeyFormat = format, ValueFormat = format, Layout = KvLayout.Tiled };
+        HostKvCache cache = new HostKvCache(shape, [length], new InputRandom(7)).FillKeys((_, _, s, c) => ((s + c) % 9) - 4).FillValues((_, _, s, c) => ((s * c) % 7) - 3);
+        int codes = format == KvFormat.I4Block ? 15 : 255;
+        (long page, long head, long at) = cache.Locate(cache.PageTable, 0, 0, 64);
+        cache.KeyScales![page, head, at / KvCache.BlockSlots, channel] = 16;
+        cache.KeyScales[page, head, at / KvCache.BlockSlots, width + channel] = -8 * codes; // the middle code is 0
+        for (int slot = 64; slot < 64 + KvCache.BlockSlots; slot++) SetKey(cache, slot, channel, codes);
+        var query = new float[width];
+        query[channel] = 3e37f;
+        Assert.That(Attending.Run(open, cache, query, heads: 1, [1], op => op with { Scale = 1 }).Output, Is.All.NaN);
     }
 
     // The same numbers in every format that can hold them and in every layout give the same attention.
