@@ -37,6 +37,7 @@
 // copy of each such function, and it may be the one that needs AVX-512.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -53,6 +54,23 @@
 #endif
 
 namespace strata::STRATA_ISA_NAMESPACE {
+
+#if !defined(__AVX512F__)
+template <std::size_t Count, class Reduce>
+inline F32x16 reduce_each(const F32x16 (&a)[Count], Reduce &&reduce) {
+    alignas(64) float lanes[16];
+    for (std::size_t i = 0; i < 16; ++i) lanes[i] = i % (16 / Count) == 0 ? reduce(a[i / (16 / Count)]) : lanes[i - 1];
+    return F32x16::load(lanes);
+}
+template <std::size_t Count>
+inline F32x16 sum_each(const F32x16 (&a)[Count]) {
+    return reduce_each(a, [](F32x16 x) { return reduce_add(x); });
+}
+template <std::size_t Count>
+inline F32x16 max_each(const F32x16 (&a)[Count]) {
+    return reduce_each(a, [](F32x16 x) { return reduce_max(x); });
+}
+#endif
 
 #define STRATA_STRING_(x) #x
 #define STRATA_STRING(x) STRATA_STRING_(x)

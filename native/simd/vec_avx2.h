@@ -120,24 +120,6 @@ inline __m256 sum_eight(const __m256 (&a)[8]) {
     const __m256 high = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(even), _mm256_castps_pd(odd)));
     return _mm256_add_ps(low, high);
 }
-template <std::size_t Count>
-inline F32x16 sum_each(const F32x16 (&a)[Count]) {
-    alignas(64) float lanes[16];
-    for (std::size_t i = 0; i < Count; ++i) {
-        const float sum = reduce_add(a[i]);
-        for (std::size_t j = 0; j < 16 / Count; ++j) lanes[16 / Count * i + j] = sum;
-    }
-    return F32x16::load(lanes);
-}
-template <std::size_t Count>
-inline F32x16 max_each(const F32x16 (&a)[Count]) {
-    alignas(64) float lanes[16];
-    for (std::size_t i = 0; i < Count; ++i) {
-        const float most = reduce_max(a[i]);
-        for (std::size_t j = 0; j < 16 / Count; ++j) lanes[16 / Count * i + j] = most;
-    }
-    return F32x16::load(lanes);
-}
 inline F32x16 power_below(F32x16 x) {
     const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000));
     return {_mm256_and_ps(x.a, mask), _mm256_and_ps(x.b, mask)};

@@ -125,24 +125,6 @@ inline F32x16 power_below(F32x16 a) {
     }
     return a;
 }
-template <std::size_t Count>
-inline F32x16 sum_each(const F32x16 (&a)[Count]) {
-    alignas(64) float lanes[16];
-    for (std::size_t i = 0; i < Count; ++i) {
-        const float sum = reduce_add(a[i]);
-        for (std::size_t j = 0; j < 16 / Count; ++j) lanes[16 / Count * i + j] = sum;
-    }
-    return F32x16::load(lanes);
-}
-template <std::size_t Count>
-inline F32x16 max_each(const F32x16 (&a)[Count]) {
-    alignas(64) float lanes[16];
-    for (std::size_t i = 0; i < Count; ++i) {
-        const float most = reduce_max(a[i]);
-        for (std::size_t j = 0; j < 16 / Count; ++j) lanes[16 / Count * i + j] = most;
-    }
-    return F32x16::load(lanes);
-}
 inline void transpose(F32x16 (&a)[16]) {
     LANES {
         for (int j = 0; j < i; ++j) {

@@ -118,9 +118,8 @@ inline void prefetch_more(const std::uint8_t *const (&panels)[kPanels], std::int
 inline void fetch_scales(const Tile &tile, const TileSource &source, bool keys) {
     if (source.format == STRATA_KV_PLAIN) return;
     const bool blocks = kv_block_scaled(source.format);
-    const std::int64_t channels = std::int64_t{tile.head_dim} * 2;                        // of scales and zero points of block keys
-    const std::int64_t rows = !blocks || keys ? 1 : (channels + kKvBlock - 1) / kKvBlock; // of block values
-    const std::int64_t numbers = blocks && keys ? channels : 1;
+    const std::int64_t rows = !blocks || keys ? 1 : 2 * ((tile.head_dim + kKvBlock - 1) / kKvBlock); // of block values, scales and zero points
+    const std::int64_t numbers = blocks && keys ? 2 * std::int64_t{tile.head_dim} : 1;
     for (std::int32_t i = 0; i < kPanels; i += kKvBlock / kPanel) { // a line holds 32 scales
         for (std::int64_t row = 0; row < rows; ++row) {
             for (std::int64_t n = 0; n < numbers; n += kKvBlock) {
@@ -336,11 +335,11 @@ inline void weigh_pass(const Tile &tile, const TileStreams &t, std::int32_t row,
     }
 }
 
-/// Channels [low, high), whole vectors.
-template <class Line, int Rows, class Finish>
+/// Channels [low, high), whole vectors, at most MostColumns of them at a time.
+template <class Line, int Rows, int MostColumns, class Finish>
 inline void weigh_lines(const Tile &tile, const TileStreams &t, std::int32_t row, std::int32_t low, std::int32_t high,
                         const typename Line::Factor *weights, Finish &&finish) {
-    constexpr int kColumnsHere = columns_for(Rows);
+    constexpr int kColumnsHere = columns_for(Rows) < MostColumns ? columns_for(Rows) : MostColumns;
     std::int64_t v = low / 16;
     for (; v + kColumnsHere <= high / 16; v += kColumnsHere) weigh_pass<Line, Rows, kColumnsHere>(tile, t, row, v, weights, finish);
     if constexpr (kColumnsHere == 4) {
@@ -355,9 +354,9 @@ template <int Rows, Number N>
 inline void weigh_floats(const Tile &tile, const TileStreams &t, std::int32_t row) {
     const auto finish = [](int, F32x16 sum) { return sum; };
     if constexpr (N == Number::kBf16 && kBf16Dot) {
-        if (tile.pairs) return weigh_lines<PairLine, Rows>(tile, t, row, 0, tile.head_dim, tile.weight_pairs + row * kTile, finish);
+        if (tile.pairs) return weigh_lines<PairLine, Rows, 4>(tile, t, row, 0, tile.head_dim, tile.weight_pairs + row * kTile, finish);
     }
-    weigh_lines<FloatLine<N>, Rows>(tile, t, row, 0, tile.head_dim, tile.s + row * kTile, finish);
+    weigh_lines<FloatLine<N>, Rows, 4>(tile, t, row, 0, tile.head_dim, tile.s + row * kTile, finish);
 }
 
 /// Codes with a scale a slot, or, with zero points, a slot and group of channels: the weights carry them.
@@ -366,6 +365,7 @@ inline void weigh_codes(const Tile &tile, const TileStreams &t, std::int32_t row
     constexpr bool kBlocks = N != Number::kI8;
     alignas(64) float weights[std::size_t{Rows}][kTile];
     for (int r = 0; r < Rows; ++r) move_as_factors<N>(tile.s + (row + r) * kTile, kTile, weights[r]);
+    constexpr int kMostColumns = kBlocks ? kKvBlock / 16 : 4;
     const std::int32_t width = kBlocks ? kKvBlock : tile.head_dim;
     const std::int64_t step = tile.values.scale_step;
     const std::int32_t groups = (tile.head_dim + width - 1) / width;
@@ -393,8 +393,8 @@ inline void weigh_codes(const Tile &tile, const TileStreams &t, std::int32_t row
         for (std::int32_t group = 0; group < some; ++group) {
             const std::int32_t low = (first + group) * width;
             const std::int32_t high = low + width < tile.head_dim ? low + width : tile.head_dim;
-            weigh_lines<CodeLine<N>, Rows>(tile, t, row, low, high, words[group * Rows],
-                                           [&](int r, F32x16 sum) { return folded.finish(group * Rows + r, sum); });
+            weigh_lines<CodeLine<N>, Rows, kMostColumns>(tile, t, row, low, high, words[group * Rows],
+                                                         [&](int r, F32x16 sum) { return folded.finish(group * Rows + r, sum); });
         }
     }
 }
