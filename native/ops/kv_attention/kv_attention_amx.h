@@ -30,9 +30,8 @@ alignas(64) constexpr float kZeroTile[256] = {};
 /// The tile state of a worker thread for one item, and the block that waits for its softmax and values.
 struct TileUnit {
     Tiles tiles;
-    std::int32_t steps = 0;                           // blocks that went through the pipeline
-    std::int32_t pending = -1;                        // first row of the block whose scores are ready
-    alignas(64) float lane_sums[kBlockRows][16] = {}; // of the weights since the pipeline was last empty
+    std::int32_t steps = 0;    // blocks that went through the pipeline
+    std::int32_t pending = -1; // first row of the block whose scores are ready
 };
 
 /// 32 rows of scores from `row` on, not scaled yet, to s. between(done, all) is called after each of `all` steps.
@@ -175,27 +174,12 @@ inline void weigh_amx(Tile &tile) {
         return;
     }
     pack_weights(tile);
-    for (std::int32_t r = 0; r < tile.rows; ++r) {
-        const F32x16 factor = F32x16::set(tile.factor[r]);
-        for (std::int64_t d = 0; d < tile.width; d += 16) (F32x16::load(tile.o + r * tile.width + d) * factor).store(tile.o + r * tile.width + d);
-    }
     for (std::int32_t row = 0; row < tile.rows; row += kTileRows) {
         weigh_block(tile.unit->tiles, tile, row, tile.weight_pairs + row * kTile, (tile.slots + 31) / 32);
     }
 }
 
 // ---- the pipeline --------------------------------------------------------------------------------------------------
-
-/// Moves row r's reference to `highest`.
-inline void move_reference(Tile &tile, std::int32_t r, float highest) {
-    const F32x16 factor = exp(F32x16::set(tile.max[r] - highest));
-    tile.max[r] = highest;
-    tile.sum[r] *= reduce_max(factor);
-    float *lanes = tile.unit->lane_sums[r];
-    (F32x16::load(lanes) * factor).store(lanes);
-    float *o = tile.o + r * tile.width;
-    for (std::int64_t d = 0; d < tile.width; d += 16) (F32x16::load(o + d) * factor).store(o + d);
-}
 
 /// Row r's scores s of 64 slots to weights.
 inline void weigh_scores(Tile &tile, std::int32_t r, const float *s, std::uint16_t *weights) {
@@ -207,7 +191,7 @@ inline void weigh_scores(Tile &tile, std::int32_t r, const float *s, std::uint16
     if (any_greater(highest, F32x16::set(tile.max[r] + kSlack))) move_reference(tile, r, reduce_max(highest));
     const F32x16 reference = F32x16::set(tile.max[r] == -__builtin_inff() ? 0.0F : tile.max[r]);
     for (int i = 0; i < kPanels; ++i) x[i] = exp_of_weight(x[i] - reference);
-    float *lanes = tile.unit->lane_sums[r];
+    float *lanes = tile.lane_sums[r];
     (F32x16::load(lanes) + ((x[0] + x[1]) + (x[2] + x[3]))).store(lanes);
     narrow(x[0], x[1]).store(weights);
     narrow(x[2], x[3]).store(weights + 32);
@@ -222,7 +206,7 @@ inline void weigh_pending_scores(Tile &tile, std::int32_t &next, std::int64_t en
     }
 }
 
-/// Softmax and values of the pending block, and its sums: tile.o, max and sum are those of all slots so far.
+/// Softmax and values of the pending block: tile.o, max and sums are those of all slots so far.
 inline void drain_pipeline(Tile &tile) {
     TileUnit &unit = *tile.unit;
     if (unit.pending < 0) return;
@@ -230,10 +214,6 @@ inline void drain_pipeline(Tile &tile) {
     weigh_pending_scores(tile, next, kTileRows);
     weigh_block(unit.tiles, tile, unit.pending, tile.weight_pairs, 2);
     unit.pending = -1;
-    for (std::int32_t r = 0; r < tile.rows; ++r) {
-        tile.sum[r] += reduce_add(F32x16::load(unit.lane_sums[r]));
-        F32x16::zero().store(unit.lane_sums[r]);
-    }
 }
 
 /// Scores of the tile; softmax and values of all its blocks but the last, which waits for the next tile.

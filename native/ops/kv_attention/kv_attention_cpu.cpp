@@ -18,6 +18,7 @@
 #include "ops/kv_attention/kv_attention_tiled.h"
 
 #include <cmath>
+#include <type_traits>
 
 namespace strata::STRATA_ISA_NAMESPACE {
 
@@ -121,9 +122,9 @@ void load_queries(const Run &run, const Block &block, Tile &tile) {
         if (tile.pairs) pack_query(tile, r);
         for (std::int64_t d = 0; d < run.width; d += 16) (F32x16::load(row + d) * scale).store(row + d);
     }
-    for (std::int32_t r = 0; r < kBlockRows; ++r) {
+    for (std::int32_t r = 0; r < block.count; ++r) {
         tile.max[r] = -__builtin_inff();
-        tile.sum[r] = 0.0F;
+        F32x16::zero().store(tile.lane_sums[r]);
     }
     tile.rows = block.count;
     if (few) place_factors(tile, run.p.cache);
@@ -272,12 +273,12 @@ void run_item(const Run &run, const KvAttentionItem &item, float *scratch) {
     with_tile_unit(tile, [&] {
         attend(0, before(item.sinks));
         attend(before(item.begin), before(item.end));
-        for (std::int32_t r = 0; r < block.count; ++r) past[r] = {0.0F, 0.0F, tile.max[r], tile.sum[r]};
+        for (std::int32_t r = 0; r < block.count; ++r) past[r] = {0.0F, 0.0F, tile.max[r], tile.sum(r)};
         if (item.sinks > border) attend(border, item.sinks);
         attend(after(item.begin), after(item.end));
     });
     for (std::int32_t r = 0; r < block.count; ++r) {
-        const RowState state{tile.max[r], tile.sum[r], past[r].past_max, past[r].past_sum};
+        const RowState state{tile.max[r], tile.sum(r), past[r].past_max, past[r].past_sum};
         float *o = tile.o + r * run.width;
         if (item.partial < 0) {
             finish_row(run, token_of(run, block, r), head_of(run, block, r), o, state);

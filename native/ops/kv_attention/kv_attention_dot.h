@@ -52,7 +52,7 @@ inline void score_dot(Tile &tile) {
     });
 }
 
-/// o = o factor + weights V for some rows and columns.
+/// o += weights V for some rows and columns.
 template <int Rows, int Columns>
 inline void dot_values(const Tile &tile, std::int32_t row, std::int64_t first) {
     const std::uint16_t *weights = tile.weight_pairs + row * kTile;
@@ -88,10 +88,9 @@ inline void dot_values(const Tile &tile, std::int32_t row, std::int64_t first) {
         }
     }
     for (int r = 0; r < Rows; ++r) {
-        const F32x16 factor = F32x16::set(tile.factor[row + r]);
         for (int i = 0; i < Columns; ++i) {
             float *o = tile.o + (row + r) * tile.width + 16 * (first + i);
-            fma(F32x16::load(o), factor, c.v[r][i]).store(o);
+            (F32x16::load(o) + c.v[r][i]).store(o);
         }
     }
 }

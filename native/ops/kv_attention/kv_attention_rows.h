@@ -191,7 +191,7 @@ inline void score_rows(const Tile &tile) {
 
 // ---- values --------------------------------------------------------------------------------------------------------
 
-/// o = o factor + weights V for Columns vectors of channels from `first`, of a whole tile.
+/// o += weights V for Columns vectors of channels from `first`, of a whole tile.
 template <class Row, int Rows, int Columns>
 inline void weigh_row_pass(const Tile &tile, std::int32_t row, std::int64_t first, const typename Row::Factor *weights) {
     const std::int64_t row_bytes = std::int64_t{tile.head_dim} * Row::kBytes;
@@ -233,13 +233,12 @@ inline void weigh_row_pass(const Tile &tile, std::int32_t row, std::int64_t firs
         }
     }
     UNROLLED for (int r = 0; r < Rows; ++r) {
-        const F32x16 factor = F32x16::set(tile.factor[row + r]);
         if constexpr (Row::kSlots == 2) {
             UNROLLED for (int i = 0; i < Columns; i += 2) in_order(c[r][i], c[r][i + 1]);
         }
         UNROLLED for (int i = 0; i < Columns; ++i) {
             float *o = tile.o + (row + r) * tile.width + 16 * (first + i);
-            fma(F32x16::load(o), factor, c[r][i]).store(o);
+            (F32x16::load(o) + c[r][i]).store(o);
         }
     }
 }

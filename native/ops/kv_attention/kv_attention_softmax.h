@@ -61,36 +61,34 @@ inline void hide_unseen(const Tile &tile, std::int32_t r, std::int32_t end) {
     }
 }
 
+/// Moves row r's reference, what exponents are relative to, up to `highest`: with it all that was summed so far.
+inline void move_reference(Tile &tile, std::int32_t r, float highest) {
+    const F32x16 factor = exp(F32x16::set(tile.max[r] - highest));
+    tile.max[r] = highest;
+    float *lanes = tile.lane_sums[r];
+    (F32x16::load(lanes) * factor).store(lanes);
+    float *o = tile.o + r * tile.width;
+    for (std::int64_t d = 0; d < tile.width; d += 16) (F32x16::load(o + d) * factor).store(o + d);
+}
+
 /// Scores to probabilities relative to each row's running maximum.
 inline void advance_softmax(Tile &tile) {
-    alignas(64) float tile_sum[kBlockRows];
     const std::int32_t end = (tile.slots + 15) / 16 * 16;
     for (std::int32_t r = 0; r < tile.rows; ++r) {
-        tile_sum[r] = 0.0F;
-        tile.factor[r] = 0.0F; // until the exponential below: the step of the maximum
         if (tile.seen[r] == 0) continue;
         float *s = tile.s + r * kTile;
-        hide_unseen(tile, r, end);
+        if (tile.seen[r] != ~std::uint64_t{0}) hide_unseen(tile, r, end);
         F32x16 highest = F32x16::load(s);
         for (std::int32_t t = 16; t < end; t += 16) highest = max(highest, F32x16::load(s + t));
-        const float old = tile.max[r];
-        const float now = any_greater(highest, F32x16::set(old)) ? reduce_max(highest) : old; // nearly always the old one
-        const float base = now == -__builtin_inff() ? 0.0F : now;                             // -inf - -inf would be NaN
-        const F32x16 shift = F32x16::set(base);
+        if (any_greater(highest, F32x16::set(tile.max[r]))) move_reference(tile, r, reduce_max(highest)); // seldom
+        const F32x16 reference = F32x16::set(tile.max[r] == -__builtin_inff() ? 0.0F : tile.max[r]);      // -inf - -inf would be NaN
         F32x16 sum = F32x16::zero();
         for (std::int32_t t = 0; t < end; t += 16) {
-            const F32x16 p = exp_of_weight(F32x16::load(s + t) - shift);
+            const F32x16 p = exp_of_weight(F32x16::load(s + t) - reference);
             p.store(s + t);
             sum = sum + p;
         }
-        tile_sum[r] = reduce_add(sum);
-        tile.max[r] = now;
-        tile.factor[r] = old - base;
-    }
-    for (std::int32_t r = 0; r < tile.rows; r += 16) {
-        const F32x16 factor = exp(F32x16::load(tile.factor + r));
-        factor.store(tile.factor + r);
-        fma(F32x16::load(tile.sum + r), factor, F32x16::load(tile_sum + r)).store(tile.sum + r);
+        (F32x16::load(tile.lane_sums[r]) + sum).store(tile.lane_sums[r]);
     }
 }
 

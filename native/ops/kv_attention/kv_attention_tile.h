@@ -3,8 +3,8 @@
 // Included by kv_attention_cpu.cpp alone.
 //
 //   scores   s[r][t]  = sum_d q[r][d] k[t][d]             q holds scale * q, so s is ready for the softmax
-//   softmax  p[r][t]  = exp(s[r][t] - max[r]) for the slots that row r sees, in place; factor[r] undoes the old maximum
-//   values   o[r][d]  = o[r][d] factor[r] + sum_t p[r][t] v[t][d]
+//   softmax  p[r][t]  = exp(s[r][t] - max[r]) for the slots that row r sees, in place; where max[r] moves, o[r] and its sum do too
+//   values   o[r][d] += sum_t p[r][t] v[t][d]
 //
 // A tile's sum starts at zero and joins o once: a single running sum over a long context would lose fp32's last digits.
 //
@@ -82,14 +82,15 @@ struct Tile {
     std::int32_t slots; // slots in use
     std::int64_t first; // the sequence's slot that is slot 0 of the tile
     alignas(64) float max[kBlockRows];
-    alignas(64) float sum[kBlockRows];
-    alignas(64) float factor[kBlockRows];
-    std::uint64_t seen[kBlockRows]; // bit t: row r sees slot t; a row's bits never reach past `slots`
-    std::uint64_t seen_by_all;      // bit t: every row sees slot t
+    alignas(64) float lane_sums[kBlockRows][16]; // of exp(s - max), lane by lane
+    std::uint64_t seen[kBlockRows];              // bit t: row r sees slot t; a row's bits never reach past `slots`
+    std::uint64_t seen_by_all;                   // bit t: every row sees slot t
     TileSource keys;
     TileSource values;
     const std::uint8_t *next_keys[kPanels]; // where the panels of the next tile begin, to ask for them early; this tile's if it is the last
     const std::uint8_t *next_values[kPanels];
+
+    float sum(std::int32_t r) const { return reduce_add(F32x16::load(lane_sums[r])); }
 
     bool whole() const { return seen_by_all == ~std::uint64_t{0}; } // 64 slots, seen by every row
 

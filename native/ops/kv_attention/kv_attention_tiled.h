@@ -8,8 +8,8 @@
 //
 // Memory order. A tile's keys are walked as four streams side by side, one a panel, a line of each in turn; then its values the same way, some
 // vectors of channels a pass. In one stream the address translations and the starts of the hardware's prefetch would follow one another: pages are
-// short and lie anywhere. Everything is asked for half a tile ahead, values while keys are in use and the next tile's keys while values are; and the
-// beginning of a tile asks for the first line of every 4 KiB of the next one, whose translations are then there.
+// short and lie anywhere. Each line in use asks for the one a fixed lead later in its stream, which runs from a panel's keys over its values into the
+// next tile's keys; and the beginning of a tile asks for the first line of every 4 KiB of the next one, whose translations are then there.
 //
 //   panel 0   K . . . . . . K  V . . V          walked:  K0 K1 K2 K3 line 0, K0 K1 K2 K3 line 1 ...
 //   panel 1   K . . . . . . K  V . . V                   V0 row 0, V1 row 0 ... channels 0-63; then channels 64-127 ...
@@ -41,9 +41,10 @@ constexpr int lines_at_once(int columns) {
     return Line::kOperands * columns <= kOperandsAtOnce ? columns : columns > 2 && Line::kOperands * 2 <= kOperandsAtOnce ? 2 : 1;
 }
 
-/// Where half a tile does not fit the first-level cache beside the one in use, it is asked for into the second, and from there so many bytes of each
-/// stream before they are used.
-constexpr std::int64_t kBytesNear = 2048;
+/// Bytes of a stream from the line in use to the one that is asked for: memory's latency at the pace of the products. Panels that fit the first-level
+/// cache beside the ones in use are asked for as a whole.
+constexpr std::int64_t kLead = 1536;
+constexpr std::int64_t kShortPanel = 2048;
 
 /// Steps of tile.factors: known to the compiler, so that one address serves all rows and parts.
 constexpr std::int64_t kRowStep = kMostChannels;
@@ -75,9 +76,9 @@ inline void prefetch(const std::uint8_t *line) { __builtin_prefetch(line, 0, 3);
 /// The panels of a tile as streams of lines.
 struct TileStreams {
     const std::uint8_t *keys[kPanels], *values[kPanels], *next_keys[kPanels];
-    std::int64_t key_bytes, value_bytes;     // of a panel
-    std::int64_t row_bytes;                  // of a row of words of values
-    std::int64_t values_a_key, keys_a_value; // lines of the one that are asked for with a line of the other: 1, or how many times as many it has
+    std::int64_t key_bytes, value_bytes; // of a panel
+    std::int64_t row_bytes;              // of a row of words of values
+    std::int64_t lead;                   // bytes of a stream from the line in use to the line asked for
 };
 
 inline TileStreams streams_of(const Tile &tile) {
@@ -85,32 +86,14 @@ inline TileStreams streams_of(const Tile &tile) {
     t.key_bytes = tile.head_dim / numbers_in_word(tile.keys) * kLine;
     t.value_bytes = tile.head_dim / numbers_in_word(tile.values) * kLine;
     t.row_bytes = std::int64_t{tile.head_dim} * 4;
-    t.values_a_key = t.value_bytes > t.key_bytes ? t.value_bytes / t.key_bytes : 1;
-    t.keys_a_value = t.key_bytes > t.value_bytes ? t.key_bytes / t.value_bytes : 1;
+    const std::int64_t shorter = t.key_bytes < t.value_bytes ? t.key_bytes : t.value_bytes;
+    t.lead = shorter <= kShortPanel ? shorter : kLead;
     for (std::int32_t i = 0; i < kPanels; ++i) {
         t.keys[i] = tile.keys.blocks[i] + tile.keys.first_slot[i] / kPanel * t.key_bytes;
         t.values[i] = tile.values.blocks[i] + tile.values.first_slot[i] / kPanel * t.value_bytes;
         t.next_keys[i] = tile.next_keys[i];
     }
     return t;
-}
-
-/// Asks for a line half a tile before its use.
-template <class Line>
-inline void prefetch_half_tile(const std::uint8_t *line) {
-    if constexpr (Line::kHalfTileFits) {
-        prefetch(line);
-    } else {
-        __builtin_prefetch(line, 0, 2); // into the second-level cache
-    }
-}
-
-/// Lines [first, last) from `at` of each panel: what longer panels have beyond those that hot loops ask for.
-template <class Line>
-inline void prefetch_more(const std::uint8_t *const (&panels)[kPanels], std::int64_t at, std::int64_t first, std::int64_t last) {
-    for (std::int64_t n = first; n < last; ++n) {
-        for (const std::uint8_t *panel : panels) prefetch_half_tile<Line>(panel + at + kLine * n);
-    }
 }
 
 /// Reads one of each line of the next tile's scales. They are few and lie apart, so that no hardware foresees them; and a mere request for them is
@@ -150,23 +133,24 @@ inline void score_panels(const TileStreams &t, std::int32_t panel, const typenam
     UNROLLED for (int i = 0; i < Columns; ++i) from[i] = t.keys[panel + i];
     typename Line::Sum c[std::size_t{Rows}][std::size_t{Columns}];
     UNROLLED for (auto &row : c) { UNROLLED for (auto &sum : row) sum = Line::Sum::zero(); }
-    for (std::int64_t at = 0; at < t.key_bytes; at += kLine) {
-        const std::int64_t near = at + kBytesNear < t.key_bytes ? at + kBytesNear : t.key_bytes - kLine;
-        const std::int64_t half = at * t.values_a_key < t.value_bytes ? at * t.values_a_key : t.value_bytes - kLine;
-        UNROLLED for (int i = 0; i < Columns; ++i) {
-            prefetch_half_tile<Line>(t.values[panel + i] + half);
-            if constexpr (!Line::kHalfTileFits) prefetch(from[i] + near);
-        }
-        if (t.values_a_key > 1) prefetch_more<Line>(t.values, half, 1, t.values_a_key);
-        const auto *factors = q + at / kLine * Line::kEach;
-        UNROLLED for (int first = 0; first < Columns; first += kAtOnce) {
-            Line x[std::size_t{kAtOnce}];
-            UNROLLED for (int i = 0; i < kAtOnce; ++i) x[i].load(from[first + i] + at);
-            UNROLLED for (int part = 0; part < Parts; ++part) {
-                UNROLLED for (int r = 0; r < Rows; ++r) {
-                    UNROLLED for (int i = 0; i < kAtOnce; ++i) {
-                        const std::int64_t block = Blocks ? (panel + first + i) / (kPanels / 2) * kPartStep : 0;
-                        c[r][first + i] = x[i].add(c[r][first + i], factors + part * kPartStep + r * kRowStep + block);
+    // What is asked for is of the keys too, then of the values.
+    std::int64_t at = 0;
+    for (const bool keys : {true, false}) {
+        const std::int64_t end = keys ? t.key_bytes - t.lead : t.key_bytes;
+        const std::uint8_t *asked[std::size_t{Columns}];
+        UNROLLED for (int i = 0; i < Columns; ++i) asked[i] = (keys ? t.keys : t.values)[panel + i] + t.lead - (keys ? 0 : t.key_bytes);
+        for (; at < end; at += kLine) {
+            UNROLLED for (int i = 0; i < Columns; ++i) prefetch(asked[i] + at);
+            const auto *factors = q + at / kLine * Line::kEach;
+            UNROLLED for (int first = 0; first < Columns; first += kAtOnce) {
+                Line x[std::size_t{kAtOnce}];
+                UNROLLED for (int i = 0; i < kAtOnce; ++i) x[i].load(from[first + i] + at);
+                UNROLLED for (int part = 0; part < Parts; ++part) {
+                    UNROLLED for (int r = 0; r < Rows; ++r) {
+                        UNROLLED for (int i = 0; i < kAtOnce; ++i) {
+                            const std::int64_t block = Blocks ? (panel + first + i) / (kPanels / 2) * kPartStep : 0;
+                            c[r][first + i] = x[i].add(c[r][first + i], factors + part * kPartStep + r * kRowStep + block);
+                        }
                     }
                 }
             }
@@ -290,33 +274,43 @@ inline void score_tiled(const Tile &tile) {
 
 // ---- values --------------------------------------------------------------------------------------------------------
 
-/// o = o factor + finish(row, sums) for Columns vectors of channels from `first`; weights [rows][kTile].
+/// Word rows of values that vectors of channels take before the next vectors do, while sums wait in memory. With all rows of a long panel in one
+/// pass, lines would be used far from the order in which they are asked for.
+template <class Line>
+constexpr std::int32_t kRowsAPass = std::is_same_v<typename Line::Sum, F32x16> &&kPanel / Line::kEach > 2 ? 2 : kPanel / Line::kEach;
+
+/// Columns vectors of channels from `first`, word rows [begin, begin + kRowsAPass) of each panel: sums from those before in `sums` and into it, or at
+/// the end o += finish(row, sums). Weights [rows][kTile], sums [Rows][kMostChannels].
 template <class Line, int Rows, int Columns, class Finish>
-inline void weigh_pass(const Tile &tile, const TileStreams &t, std::int32_t row, std::int64_t first, const typename Line::Factor *weights,
-                       Finish &&finish) {
+inline void weigh_pass(const Tile &tile, const TileStreams &t, std::int32_t row, std::int64_t first, std::int64_t begin,
+                       const typename Line::Factor *weights, float *sums, Finish &&finish) {
     constexpr int kAtOnce = lines_at_once<Line>(Columns);
     constexpr std::int32_t kWordRows = kPanel / Line::kEach;
-    // The next pass, or, after the last, the beginning of the next tile's keys.
-    const bool last = kLine * (first + Columns) >= t.row_bytes;
-    const std::int64_t near_step = last ? kLine * Columns : t.row_bytes;
-    const std::uint8_t *from[kPanels];
-    const std::uint8_t *near[kPanels];
-    UNROLLED for (int panel = 0; panel < kPanels; ++panel) {
-        from[panel] = t.values[panel] + kLine * first;
-        near[panel] = last ? t.next_keys[panel] : from[panel] + kLine * Columns;
-    }
+    constexpr std::int32_t kRowsHere = kRowsAPass<Line>;
     typename Line::Sum c[std::size_t{Rows}][std::size_t{Columns}];
-    UNROLLED for (auto &sums : c) { UNROLLED for (auto &sum : sums) sum = Line::Sum::zero(); }
-    for (std::int64_t j = 0, at = 0; j < kWordRows; ++j, at += t.row_bytes) {
-        const auto *factors = weights + j * Line::kEach;
-        const std::int64_t in_half = (kWordRows * first + Columns * j) * t.keys_a_value * kLine;
-        const std::int64_t half = in_half < t.key_bytes ? in_half : t.key_bytes - Columns * kLine;
-        if (t.keys_a_value > 1) prefetch_more<Line>(t.next_keys, half, Columns, Columns * t.keys_a_value);
-        UNROLLED for (int panel = 0; panel < kPanels; ++panel) {
-            UNROLLED for (int n = 0; n < Columns; ++n) {
-                prefetch_half_tile<Line>(t.next_keys[panel] + half + kLine * n);
-                if constexpr (!Line::kHalfTileFits) prefetch(near[panel] + near_step * j + kLine * n);
+    const auto place = [&](int r, int n) { return sums + r * kMostChannels + 16 * (first + n); };
+    UNROLLED for (int r = 0; r < Rows; ++r) {
+        UNROLLED for (int n = 0; n < Columns; ++n) {
+            if constexpr (kRowsHere < kWordRows) {
+                c[r][n] = begin == 0 ? F32x16::zero() : F32x16::load(place(r, n));
+            } else {
+                c[r][n] = Line::Sum::zero();
             }
+        }
+    }
+    // Passes follow one another in the order of the lines that they ask for, which past the end of the values are the next tile's keys.
+    const std::int64_t ahead = begin * t.row_bytes + first * kRowsHere * kLine + t.lead;
+    const bool past = ahead >= t.value_bytes;
+    const std::uint8_t *from[kPanels];
+    const std::uint8_t *asked[kPanels];
+    UNROLLED for (int panel = 0; panel < kPanels; ++panel) {
+        from[panel] = t.values[panel] + begin * t.row_bytes + first * kLine;
+        asked[panel] = (past ? t.next_keys : t.values)[panel] + ahead - (past ? t.value_bytes : 0);
+    }
+    for (std::int64_t j = 0, at = 0; j < kRowsHere; ++j, at += t.row_bytes) {
+        const auto *factors = weights + (begin + j) * Line::kEach;
+        UNROLLED for (int panel = 0; panel < kPanels; ++panel) {
+            UNROLLED for (int n = 0; n < Columns; ++n) prefetch(asked[panel] + kLine * (Columns * j + n));
             UNROLLED for (int some = 0; some < Columns; some += kAtOnce) {
                 Line x[std::size_t{kAtOnce}];
                 UNROLLED for (int i = 0; i < kAtOnce; ++i) x[i].load(from[panel] + at + kLine * (some + i));
@@ -326,11 +320,16 @@ inline void weigh_pass(const Tile &tile, const TileStreams &t, std::int32_t row,
             }
         }
     }
+    if constexpr (kRowsHere < kWordRows) {
+        if (begin + kRowsHere < kWordRows) {
+            UNROLLED for (int r = 0; r < Rows; ++r) { UNROLLED for (int n = 0; n < Columns; ++n) c[r][n].store(place(r, n)); }
+            return;
+        }
+    }
     UNROLLED for (int r = 0; r < Rows; ++r) {
-        const F32x16 factor = F32x16::set(tile.factor[row + r]);
-        UNROLLED for (int i = 0; i < Columns; ++i) {
-            float *o = tile.o + (row + r) * tile.width + 16 * (first + i);
-            fma(F32x16::load(o), factor, finish(r, as_floats(c[r][i]))).store(o);
+        UNROLLED for (int n = 0; n < Columns; ++n) {
+            float *o = tile.o + (row + r) * tile.width + 16 * (first + n);
+            (F32x16::load(o) + finish(r, as_floats(c[r][n]))).store(o);
         }
     }
 }
@@ -340,13 +339,17 @@ template <class Line, int Rows, int MostColumns, class Finish>
 inline void weigh_lines(const Tile &tile, const TileStreams &t, std::int32_t row, std::int32_t low, std::int32_t high,
                         const typename Line::Factor *weights, Finish &&finish) {
     constexpr int kColumnsHere = columns_for(Rows) < MostColumns ? columns_for(Rows) : MostColumns;
-    std::int64_t v = low / 16;
-    for (; v + kColumnsHere <= high / 16; v += kColumnsHere) weigh_pass<Line, Rows, kColumnsHere>(tile, t, row, v, weights, finish);
-    if constexpr (kColumnsHere == 4) {
-        for (; v + 2 <= high / 16; v += 2) weigh_pass<Line, Rows, 2>(tile, t, row, v, weights, finish);
-    }
-    if constexpr (kColumnsHere >= 2) {
-        for (; v < high / 16; ++v) weigh_pass<Line, Rows, 1>(tile, t, row, v, weights, finish);
+    alignas(64) float sums[std::size_t{Rows}][kMostChannels];
+    for (std::int32_t begin = 0; begin < kPanel / Line::kEach; begin += kRowsAPass<Line>) {
+        const auto pass = [&](auto columns, std::int64_t v) { weigh_pass<Line, Rows, columns()>(tile, t, row, v, begin, weights, sums[0], finish); };
+        std::int64_t v = low / 16;
+        for (; v + kColumnsHere <= high / 16; v += kColumnsHere) pass(std::integral_constant<int, kColumnsHere>{}, v);
+        if constexpr (kColumnsHere == 4) {
+            for (; v + 2 <= high / 16; v += 2) pass(std::integral_constant<int, 2>{}, v);
+        }
+        if constexpr (kColumnsHere >= 2) {
+            for (; v < high / 16; ++v) pass(std::integral_constant<int, 1>{}, v);
+        }
     }
 }
 

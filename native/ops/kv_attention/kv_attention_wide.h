@@ -306,7 +306,7 @@ inline void multiply_keys(const Tile &tile) {
     }
 }
 
-/// o = o factor + p V for some rows and columns. A value that a row does not see must not even meet a zero: what all rows see is one product, the
+/// o += p V for some rows and columns. A value that a row does not see must not even meet a zero: what all rows see is one product, the
 /// rest is added row by row.
 template <int Rows, int Columns, class B>
 inline void weigh_columns(const Tile &tile, std::int32_t row, std::int64_t first, const B &values) {
@@ -331,10 +331,9 @@ inline void weigh_columns(const Tile &tile, std::int32_t row, std::int64_t first
         }
     }
     for (int r = 0; r < Rows; ++r) {
-        const F32x16 factor = F32x16::set(tile.factor[row + r]);
         for (int v = 0; v < Columns; ++v) {
             float *o = tile.o + (row + r) * tile.width + 16 * (first + v);
-            fma(F32x16::load(o), factor, c.v[r][v]).store(o);
+            (F32x16::load(o) + c.v[r][v]).store(o);
         }
     }
 }

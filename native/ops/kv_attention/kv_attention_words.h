@@ -23,7 +23,6 @@ struct FloatLine {
     using Sum = F32x16;
     static constexpr std::int32_t kEach = neighbours(N);
     static constexpr int kOperands = neighbours(N);
-    static constexpr bool kHalfTileFits = false; // the first-level cache, beside what is in use
 
     F32x16 x[std::size_t{kEach}];
 
@@ -46,7 +45,6 @@ struct PairLine {
     using Sum = F32x16;
     static constexpr std::int32_t kEach = 2;
     static constexpr int kOperands = 1;
-    static constexpr bool kHalfTileFits = false;
 
     Bf16x32 x;
 
@@ -61,7 +59,6 @@ struct CodeLine {
     using Sum = I32x16;
     static constexpr std::int32_t kEach = neighbours(N);
     static constexpr int kOperands = neighbours(N) / 2;
-    static constexpr bool kHalfTileFits = true;
 
     I16x32 x[std::size_t{kOperands}];
 
