@@ -22,8 +22,14 @@ constexpr int kStreamsAtOnce = 4;
 constexpr std::int32_t kMostRows = 6;
 constexpr int kStreamsAtOnce = 1; // half the registers
 #endif
-constexpr int kRowsOfSums = 4;            // times four streams: the sixteen sums that are reduced together
-constexpr std::int32_t kKeyRowsAhead = 8; // half of a stream's
+constexpr int kRowsOfSums = 4;          // times four streams: the sixteen sums that are reduced together
+constexpr std::int32_t kSlotsAPass = 4; // whose values some channels take before the next channels do, while sums wait in memory
+
+/// Slots of a stream from the row in use to the one asked for; the stream runs over a panel's keys and values into the next tile's keys.
+inline std::int32_t slots_ahead(std::int64_t row_bytes) {
+    const auto slots = static_cast<std::int32_t>(kLead / row_bytes);
+    return slots < 2 ? 2 : slots < kPanel ? slots : kPanel - 1;
+}
 
 // ---- numbers in rows -----------------------------------------------------------------------------------------------
 
@@ -122,19 +128,14 @@ inline void score_slots(const Tile &tile, std::int32_t row, float scale) {
     constexpr int kSteps = kRowsOfSums / Rows; // 1, 2 or 4 slots fill the sixteen sums
     const auto *q = reinterpret_cast<const typename Row::Factor *>(tile.factors) + row * kRowStep;
     const std::int64_t row_bytes = std::int64_t{tile.head_dim} * Row::kBytes;
-    const std::int64_t pass_bytes = columns_for(Rows) * 16 * std::int64_t{Row::kBytes};
+    const std::int32_t lead = slots_ahead(row_bytes);
     const F32x16 factor = F32x16::set(scale);
     F32x16 lanes[16];
     for (std::int32_t t = 0; t < kPanel; t += kSteps) {
         for (std::int32_t u = t; u < t + kSteps; ++u) {
             for (std::int32_t i = 0; i < kPanels; ++i) {
-                if (u < kPanel - kKeyRowsAhead) {
-                    prefetch_bytes(tile.keys.rows[kPanel * i + u + kKeyRowsAhead], row_bytes);
-                    continue;
-                }
-                const void *const *values = tile.values.rows + kPanel * i + 2 * (u + kKeyRowsAhead - kPanel);
-                prefetch_bytes(values[0], pass_bytes);
-                prefetch_bytes(values[1], pass_bytes);
+                const std::int32_t ahead = u + lead;
+                prefetch_bytes(ahead < kPanel ? tile.keys.rows[kPanel * i + ahead] : tile.values.rows[kPanel * i + ahead - kPanel], row_bytes);
             }
         }
         lanes[t / kSteps] = score_step<Row, Rows, Parts, kSteps>(tile, q, t) * factor;
@@ -191,23 +192,26 @@ inline void score_rows(const Tile &tile) {
 
 // ---- values --------------------------------------------------------------------------------------------------------
 
-/// o += weights V for Columns vectors of channels from `first`, of a whole tile.
+/// Columns vectors of channels from `first`, slots [begin, begin + kSlotsAPass) of each panel of a whole tile: sums from those before in `sums` and
+/// into it, or at the end o += weights V. Sums [Rows][kMostChannels].
 template <class Row, int Rows, int Columns>
-inline void weigh_row_pass(const Tile &tile, std::int32_t row, std::int64_t first, const typename Row::Factor *weights) {
-    const std::int64_t row_bytes = std::int64_t{tile.head_dim} * Row::kBytes;
+inline void weigh_row_pass(const Tile &tile, std::int32_t row, std::int64_t first, std::int32_t begin, const typename Row::Factor *weights,
+                           float *sums) {
     const std::int64_t pass_bytes = Columns * 16 * std::int64_t{Row::kBytes};
-    const std::int64_t ahead = first * 16 * Row::kBytes + pass_bytes;
+    const std::int32_t lead = slots_ahead(std::int64_t{tile.head_dim} * Row::kBytes);
+    const auto place = [&](int r, int i) { return sums + r * kMostChannels + 16 * (first + i); };
     F32x16 c[std::size_t{Rows}][std::size_t{Columns}];
-    UNROLLED for (auto &sums : c) { UNROLLED for (auto &sum : sums) sum = F32x16::zero(); }
-    for (std::int32_t t = 0; t < kPanel; t += Row::kSlots) {
+    UNROLLED for (int r = 0; r < Rows; ++r) {
+        UNROLLED for (int i = 0; i < Columns; ++i) c[r][i] = begin == 0 ? F32x16::zero() : F32x16::load(place(r, i));
+    }
+    for (std::int32_t t = begin; t < begin + kSlotsAPass; t += Row::kSlots) {
         for (std::int32_t panel = 0; panel < kPanels; ++panel) {
             const void *const *rows = tile.values.rows + kPanel * panel + t;
             for (std::int32_t u = 0; u < Row::kSlots; ++u) {
-                if (ahead < row_bytes) {
-                    prefetch_bytes(static_cast<const std::uint8_t *>(rows[u]) + ahead, pass_bytes);
-                } else { // half a row of the next tile's keys
-                    prefetch_bytes(tile.next_keys[panel] + (t + u) / 2 * tile.keys.row_step + (t + u) % 2 * (row_bytes / 2), row_bytes / 2);
-                }
+                const std::int32_t ahead = t + u + lead;
+                const auto *asked = ahead < kPanel ? static_cast<const std::uint8_t *>(tile.values.rows[kPanel * panel + ahead])
+                                                   : tile.next_keys[panel] + (ahead - kPanel) * tile.keys.row_step;
+                prefetch_bytes(asked + 16 * Row::kBytes * first, pass_bytes);
             }
             const auto *factors = weights + kPanel * panel + t;
             F32x16 x[std::size_t{Columns}];
@@ -232,6 +236,10 @@ inline void weigh_row_pass(const Tile &tile, std::int32_t row, std::int64_t firs
             }
         }
     }
+    if (begin + kSlotsAPass < kPanel) {
+        UNROLLED for (int r = 0; r < Rows; ++r) { UNROLLED for (int i = 0; i < Columns; ++i) c[r][i].store(place(r, i)); }
+        return;
+    }
     UNROLLED for (int r = 0; r < Rows; ++r) {
         if constexpr (Row::kSlots == 2) {
             UNROLLED for (int i = 0; i < Columns; i += 2) in_order(c[r][i], c[r][i + 1]);
@@ -249,13 +257,16 @@ inline void weigh_slots(const Tile &tile, std::int32_t row, const typename Row::
     constexpr int kLeast = Row::kChannels / 16;
     constexpr int kColumnsHere = columns_for(Rows) > kLeast ? columns_for(Rows) : kLeast;
     const std::int64_t vectors = tile.head_dim / 16;
-    std::int64_t v = 0;
-    for (; v + kColumnsHere <= vectors; v += kColumnsHere) weigh_row_pass<Row, Rows, kColumnsHere>(tile, row, v, weights);
-    if constexpr (kColumnsHere == 4) {
-        for (; v + 2 <= vectors; v += 2) weigh_row_pass<Row, Rows, 2>(tile, row, v, weights);
-    }
-    if constexpr (kLeast == 1 && kColumnsHere > 1) {
-        for (; v < vectors; ++v) weigh_row_pass<Row, Rows, 1>(tile, row, v, weights);
+    alignas(64) float sums[std::size_t{Rows}][kMostChannels];
+    for (std::int32_t begin = 0; begin < kPanel; begin += kSlotsAPass) {
+        std::int64_t v = 0;
+        for (; v + kColumnsHere <= vectors; v += kColumnsHere) weigh_row_pass<Row, Rows, kColumnsHere>(tile, row, v, begin, weights, sums[0]);
+        if constexpr (kColumnsHere == 4) {
+            for (; v + 2 <= vectors; v += 2) weigh_row_pass<Row, Rows, 2>(tile, row, v, begin, weights, sums[0]);
+        }
+        if constexpr (kLeast == 1 && kColumnsHere > 1) {
+            for (; v < vectors; ++v) weigh_row_pass<Row, Rows, 1>(tile, row, v, begin, weights, sums[0]);
+        }
     }
 }
 

@@ -41,8 +41,8 @@ constexpr int lines_at_once(int columns) {
     return Line::kOperands * columns <= kOperandsAtOnce ? columns : columns > 2 && Line::kOperands * 2 <= kOperandsAtOnce ? 2 : 1;
 }
 
-/// Bytes of a stream from the line in use to the one that is asked for: memory's latency at the pace of the products. Panels that fit the first-level
-/// cache beside the ones in use are asked for as a whole.
+/// Bytes of a stream from the line in use to the one that is asked for, where all streams are walked side by side: memory's latency at the pace of
+/// the products. Panels that fit the first-level cache beside the ones in use are asked for as a whole.
 constexpr std::int64_t kLead = 1536;
 constexpr std::int64_t kShortPanel = 2048;
 
@@ -87,7 +87,8 @@ inline TileStreams streams_of(const Tile &tile) {
     t.value_bytes = tile.head_dim / numbers_in_word(tile.values) * kLine;
     t.row_bytes = std::int64_t{tile.head_dim} * 4;
     const std::int64_t shorter = t.key_bytes < t.value_bytes ? t.key_bytes : t.value_bytes;
-    t.lead = shorter <= kShortPanel ? shorter : kLead;
+    const std::int64_t lead = kLead * kPanels / columns_for(tile.rows < kRowsAtOnce ? tile.rows : kRowsAtOnce);
+    t.lead = shorter <= kShortPanel || shorter < lead ? shorter : lead;
     for (std::int32_t i = 0; i < kPanels; ++i) {
         t.keys[i] = tile.keys.blocks[i] + tile.keys.first_slot[i] / kPanel * t.key_bytes;
         t.values[i] = tile.values.blocks[i] + tile.values.first_slot[i] / kPanel * t.value_bytes;
@@ -274,10 +275,11 @@ inline void score_tiled(const Tile &tile) {
 
 // ---- values --------------------------------------------------------------------------------------------------------
 
-/// Word rows of values that vectors of channels take before the next vectors do, while sums wait in memory. With all rows of a long panel in one
-/// pass, lines would be used far from the order in which they are asked for.
-template <class Line>
-constexpr std::int32_t kRowsAPass = std::is_same_v<typename Line::Sum, F32x16> &&kPanel / Line::kEach > 2 ? 2 : kPanel / Line::kEach;
+/// Word rows of values that vectors of channels take before the next vectors do, while sums wait in memory: eight lines of a panel. With all rows of
+/// a long panel in one pass, lines would be used far from the order in which they are asked for.
+template <class Line, int Rows>
+constexpr std::int32_t kRowsAPass = std::is_same_v<typename Line::Sum, F32x16> &&kPanel / Line::kEach > 8 / columns_for(Rows) ? 8 / columns_for(Rows)
+                                                                                                                              : kPanel / Line::kEach;
 
 /// Columns vectors of channels from `first`, word rows [begin, begin + kRowsAPass) of each panel: sums from those before in `sums` and into it, or at
 /// the end o += finish(row, sums). Weights [rows][kTile], sums [Rows][kMostChannels].
@@ -286,7 +288,7 @@ inline void weigh_pass(const Tile &tile, const TileStreams &t, std::int32_t row,
                        const typename Line::Factor *weights, float *sums, Finish &&finish) {
     constexpr int kAtOnce = lines_at_once<Line>(Columns);
     constexpr std::int32_t kWordRows = kPanel / Line::kEach;
-    constexpr std::int32_t kRowsHere = kRowsAPass<Line>;
+    constexpr std::int32_t kRowsHere = kRowsAPass<Line, Rows>;
     typename Line::Sum c[std::size_t{Rows}][std::size_t{Columns}];
     const auto place = [&](int r, int n) { return sums + r * kMostChannels + 16 * (first + n); };
     UNROLLED for (int r = 0; r < Rows; ++r) {
@@ -340,7 +342,7 @@ inline void weigh_lines(const Tile &tile, const TileStreams &t, std::int32_t row
                         const typename Line::Factor *weights, Finish &&finish) {
     constexpr int kColumnsHere = columns_for(Rows) < MostColumns ? columns_for(Rows) : MostColumns;
     alignas(64) float sums[std::size_t{Rows}][kMostChannels];
-    for (std::int32_t begin = 0; begin < kPanel / Line::kEach; begin += kRowsAPass<Line>) {
+    for (std::int32_t begin = 0; begin < kPanel / Line::kEach; begin += kRowsAPass<Line, Rows>) {
         const auto pass = [&](auto columns, std::int64_t v) { weigh_pass<Line, Rows, columns()>(tile, t, row, v, begin, weights, sums[0], finish); };
         std::int64_t v = low / 16;
         for (; v + kColumnsHere <= high / 16; v += kColumnsHere) pass(std::integral_constant<int, kColumnsHere>{}, v);
