@@ -278,17 +278,20 @@ inline void score_tiled(const Tile &tile) {
 /// Word rows of values that vectors of channels take before the next vectors do, while sums wait in memory: eight lines of a panel. With all rows of
 /// a long panel in one pass, lines would be used far from the order in which they are asked for.
 template <class Line, int Rows>
-constexpr std::int32_t kRowsAPass = std::is_same_v<typename Line::Sum, F32x16> &&kPanel / Line::kEach > 8 / columns_for(Rows) ? 8 / columns_for(Rows)
-                                                                                                                              : kPanel / Line::kEach;
+constexpr std::int32_t rows_a_pass() {
+    constexpr std::int32_t kAll = kPanel / Line::kEach;
+    constexpr std::int32_t kSome = 8 / columns_for(Rows);
+    return std::is_same_v<typename Line::Sum, F32x16> && kSome < kAll ? kSome : kAll; // sums of codes stay in registers: their panels are short
+}
 
-/// Columns vectors of channels from `first`, word rows [begin, begin + kRowsAPass) of each panel: sums from those before in `sums` and into it, or at
-/// the end o += finish(row, sums). Weights [rows][kTile], sums [Rows][kMostChannels].
+/// Columns vectors of channels from `first`, word rows [begin, begin + rows_a_pass) of each panel: sums from those before in `sums` and into it, or
+/// at the end o += finish(row, sums). Weights [rows][kTile], sums [Rows][kMostChannels].
 template <class Line, int Rows, int Columns, class Finish>
 inline void weigh_pass(const Tile &tile, const TileStreams &t, std::int32_t row, std::int64_t first, std::int64_t begin,
                        const typename Line::Factor *weights, float *sums, Finish &&finish) {
     constexpr int kAtOnce = lines_at_once<Line>(Columns);
     constexpr std::int32_t kWordRows = kPanel / Line::kEach;
-    constexpr std::int32_t kRowsHere = kRowsAPass<Line, Rows>;
+    constexpr std::int32_t kRowsHere = rows_a_pass<Line, Rows>();
     typename Line::Sum c[std::size_t{Rows}][std::size_t{Columns}];
     const auto place = [&](int r, int n) { return sums + r * kMostChannels + 16 * (first + n); };
     UNROLLED for (int r = 0; r < Rows; ++r) {
@@ -342,7 +345,7 @@ inline void weigh_lines(const Tile &tile, const TileStreams &t, std::int32_t row
                         const typename Line::Factor *weights, Finish &&finish) {
     constexpr int kColumnsHere = columns_for(Rows) < MostColumns ? columns_for(Rows) : MostColumns;
     alignas(64) float sums[std::size_t{Rows}][kMostChannels];
-    for (std::int32_t begin = 0; begin < kPanel / Line::kEach; begin += kRowsAPass<Line, Rows>) {
+    for (std::int32_t begin = 0; begin < kPanel / Line::kEach; begin += rows_a_pass<Line, Rows>()) {
         const auto pass = [&](auto columns, std::int64_t v) { weigh_pass<Line, Rows, columns()>(tile, t, row, v, begin, weights, sums[0], finish); };
         std::int64_t v = low / 16;
         for (; v + kColumnsHere <= high / 16; v += kColumnsHere) pass(std::integral_constant<int, kColumnsHere>{}, v);
