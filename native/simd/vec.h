@@ -24,10 +24,9 @@
 //   dot(sum, p, q): lane l: fma(p[2l], q[2l], fma(p[2l+1], q[2l+1], sum)), denormal operands and results as zeros: the hardware's to the bit
 //   I16x32   32 whole numbers of 16 bits, a pair to a lane: set_pair(p): p[0], p[1] in every lane
 //   dot(sum, a, b) of I16x32: lane l: sum + a[2l] b[2l] + a[2l+1] b[2l+1]
-//   signed_bytes<i>(u), unsigned_bytes<i>(u): lane l: bytes i and i + 2 of its four (i = 0, 1)      nibbles<i>(u): nibbles i and i + 4 of its eight
-//   as_factors<n>(a, b): 32 numbers, moved so that pack keeps them as factors of words of n numbers: 0 2 1 3 for bytes; 0 2 4 6 1 3 5 7 for nibbles,
-//                        of which byte b holds number b below number b + 4       load_f16_as_factors<n>(p, q, a, b): from p[0 ... 16), q[0 ... 16)
-//   pack(a, b) of I32x16: the 32 lanes held to 16 bits
+//   signed_bytes<i>(u): lane l: bytes i and i + 2 of its four (i = 0, 1)      signed_nibbles<i>(u): nibbles i and i + 4 of its eight
+//   as_factors<n>(a, b, scale): the 32 numbers times a power of two, to nearest even, which must be 16 bits but for -32768, as factors of words of n
+//                               numbers: 0 2 1 3 for bytes; 0 2 4 6 1 3 5 7 for nibbles, of which byte b holds number b below number b + 4
 //   U8x64    64 bytes, four to a lane: load, low_nibbles, high_nibbles, exclusive or
 //   byte_as_f32<b>(u), nibble_as_f32<i>(u): lane l: byte b of its four, nibble i of its eight (0 = low nibble of byte 0), as a float
 //   dot_u8s8(sum, u, s4): lane l: sum + u[4l]*s[0] + ... + u[4l+3]*s[3], exact when every pair sum u*s + u*s fits 16 bits signed

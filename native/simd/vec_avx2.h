@@ -390,41 +390,21 @@ inline I16x32 signed_bytes(U8x64 x) {
     const auto half = [](__m256i h) { return _mm256_srai_epi16(Byte == 0 ? _mm256_slli_epi16(h, 8) : h, 8); };
     return {half(x.a), half(x.b)};
 }
-template <int Byte>
-inline I16x32 unsigned_bytes(U8x64 x) {
-    const auto half = [](__m256i h) { return Byte == 0 ? _mm256_and_si256(h, _mm256_set1_epi16(255)) : _mm256_srli_epi16(h, 8); };
-    return {half(x.a), half(x.b)};
-}
 template <int Nibble>
-inline I16x32 nibbles(U8x64 x) {
-    const auto half = [](__m256i h) {
-        const __m256i shifted = _mm256_srli_epi16(h, 4 * Nibble);
-        return Nibble == 3 ? shifted : _mm256_and_si256(shifted, _mm256_set1_epi16(15));
-    };
+inline I16x32 signed_nibbles(U8x64 x) {
+    const auto half = [](__m256i h) { return _mm256_srai_epi16(Nibble == 3 ? h : _mm256_slli_epi16(h, 12 - 4 * Nibble), 12); };
     return {half(x.a), half(x.b)};
 }
 template <int Each>
-inline void as_factors(F32x16 &x, F32x16 &y) {
+inline I16x32 as_factors(F32x16 x, F32x16 y, F32x16 scale) {
     static_assert(Each == 4 || Each == 8);
-    const auto ordered = [](__m256 h) {
-        return _mm256_permutevar8x32_ps(h, Each == 4 ? _mm256_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7) : _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+    const __m256i order = _mm256_broadcastsi128_si256(Each == 4 ? _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15)
+                                                                : _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    const auto sixteen = [&](F32x16 z) {
+        const I32x16 whole = to_i32_nearest(z * scale);
+        return _mm256_shuffle_epi8(_mm256_permute4x64_epi64(_mm256_packs_epi32(whole.a, whole.b), 0xd8), order);
     };
-    x = {ordered(x.a), ordered(x.b)};
-    y = {ordered(y.a), ordered(y.b)};
-}
-template <int Each>
-inline void load_f16_as_factors(const std::uint16_t *p, const std::uint16_t *q, F32x16 &x, F32x16 &y) {
-    const auto ordered = [](const std::uint16_t *h) {
-        const __m128i at = Each == 4 ? _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15)
-                                     : _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-        return _mm256_cvtph_ps(_mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i *>(h)), at));
-    };
-    x = {ordered(p), ordered(p + 8)};
-    y = {ordered(q), ordered(q + 8)};
-}
-inline I16x32 pack(I32x16 x, I32x16 y) {
-    const auto sixteen = [](__m256i a, __m256i b) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8); };
-    return {sixteen(x.a, x.b), sixteen(y.a, y.b)};
+    return {sixteen(x), sixteen(y)};
 }
 
 inline __m256i broadcast4(const std::int8_t *s4) {

@@ -257,41 +257,22 @@ template <int Byte>
 inline I16x32 signed_bytes(U8x64 a) {
     return {_mm512_srai_epi16(Byte == 0 ? _mm512_slli_epi16(a.v, 8) : a.v, 8)};
 }
-template <int Byte>
-inline I16x32 unsigned_bytes(U8x64 a) {
-    return {Byte == 0 ? _mm512_and_si512(a.v, _mm512_set1_epi16(255)) : _mm512_srli_epi16(a.v, 8)};
-}
 template <int Nibble>
-inline I16x32 nibbles(U8x64 a) {
-    const __m512i shifted = _mm512_srli_epi16(a.v, 4 * Nibble);
-    return {Nibble == 3 ? shifted : _mm512_and_si512(shifted, _mm512_set1_epi16(15))};
+inline I16x32 signed_nibbles(U8x64 a) {
+    return {_mm512_srai_epi16(Nibble == 3 ? a.v : _mm512_slli_epi16(a.v, 12 - 4 * Nibble), 12)};
 }
-// pack works within 128-bit quarters: quarter l of a and of b together hold factors 8l ... 8l + 7.
+// x + 1.5 * 2^23 holds x in its low bits.
 template <int Each>
-inline __m512i factor_lanes() {
+inline I16x32 as_factors(F32x16 a, F32x16 b, F32x16 scale) {
     static_assert(Each == 4 || Each == 8);
-    return Each == 4 ? _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 16, 18, 17, 19, 24, 26, 25, 27)
-                     : _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    static constexpr std::uint16_t kOrder[2][32] = {
+        {0, 4, 2, 6, 8, 12, 10, 14, 16, 20, 18, 22, 24, 28, 26, 30, 32, 36, 34, 38, 40, 44, 42, 46, 48, 52, 50, 54, 56, 60, 58, 62},
+        {0, 4, 8, 12, 2, 6, 10, 14, 16, 20, 24, 28, 18, 22, 26, 30, 32, 36, 40, 44, 34, 38, 42, 46, 48, 52, 56, 60, 50, 54, 58, 62}};
+    const __m512 shift = _mm512_set1_ps(0x1.8p23F);
+    const __m512i low = _mm512_castps_si512(_mm512_fmadd_ps(a.v, scale.v, shift));
+    const __m512i high = _mm512_castps_si512(_mm512_fmadd_ps(b.v, scale.v, shift));
+    return {_mm512_permutex2var_epi16(low, _mm512_loadu_si512(kOrder[Each == 8]), high)};
 }
-template <int Each>
-inline void as_factors(F32x16 &a, F32x16 &b) {
-    const __m512i at = factor_lanes<Each>();
-    const __m512 first = _mm512_permutex2var_ps(a.v, at, b.v);
-    b = {_mm512_permutex2var_ps(a.v, _mm512_add_epi32(at, _mm512_set1_epi32(Each == 4 ? 4 : 1)), b.v)};
-    a = {first};
-}
-template <int Each>
-inline void load_f16_as_factors(const std::uint16_t *p, const std::uint16_t *q, F32x16 &a, F32x16 &b) {
-    const __m512i numbers = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))),
-                                               _mm256_loadu_si256(reinterpret_cast<const __m256i *>(q)), 1);
-    const __m512i at = factor_lanes<Each>();
-    const __m512i other = _mm512_add_epi32(at, _mm512_set1_epi32(Each == 4 ? 4 : 1));
-    const __m512i lanes = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(at)), _mm512_cvtepi32_epi16(other), 1);
-    const __m512i ordered = _mm512_permutexvar_epi16(lanes, numbers);
-    a = {_mm512_cvtph_ps(_mm512_castsi512_si256(ordered))};
-    b = {_mm512_cvtph_ps(_mm512_extracti64x4_epi64(ordered, 1))};
-}
-inline I16x32 pack(I32x16 a, I32x16 b) { return {_mm512_packs_epi32(a.v, b.v)}; }
 
 inline __m512i broadcast4(const std::int8_t *s4) {
     std::int32_t word;

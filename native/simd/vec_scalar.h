@@ -410,41 +410,21 @@ inline I16x32 signed_bytes(U8x64 a) {
     for (int i = 0; i < 32; ++i) r.v[i] = static_cast<std::int8_t>(a.v[2 * i + Byte]);
     return r;
 }
-template <int Byte>
-inline I16x32 unsigned_bytes(U8x64 a) {
-    I16x32 r;
-    for (int i = 0; i < 32; ++i) r.v[i] = a.v[2 * i + Byte];
-    return r;
-}
 template <int Nibble>
-inline I16x32 nibbles(U8x64 a) {
+inline I16x32 signed_nibbles(U8x64 a) {
     I16x32 r;
-    for (int i = 0; i < 32; ++i) r.v[i] = static_cast<std::int16_t>(a.v[2 * i + Nibble / 2] >> (4 * (Nibble % 2)) & 15);
+    for (int i = 0; i < 32; ++i) r.v[i] = static_cast<std::int16_t>(((a.v[2 * i + Nibble / 2] >> (4 * (Nibble % 2)) & 15) ^ 8) - 8);
     return r;
 }
 template <int Each>
-constexpr int factor_at(int i) {
+inline I16x32 as_factors(F32x16 a, F32x16 b, F32x16 scale) {
     static_assert(Each == 4 || Each == 8);
-    return i / Each * Each + 2 * i % Each + (i % Each >= Each / 2 ? 1 : 0);
-}
-template <int Each>
-inline void as_factors(F32x16 &a, F32x16 &b) {
-    const F32x16 x = a;
-    const F32x16 y = b;
-    LANES a.v[i] = x.v[factor_at<Each>(i)];
-    LANES b.v[i] = y.v[factor_at<Each>(i)];
-}
-template <int Each>
-inline void load_f16_as_factors(const std::uint16_t *p, const std::uint16_t *q, F32x16 &a, F32x16 &b) {
-    a = F32x16::load_f16(p);
-    b = F32x16::load_f16(q);
-    as_factors<Each>(a, b);
-}
-inline I16x32 pack(I32x16 a, I32x16 b) {
+    const I32x16 x = to_i32_nearest(a * scale);
+    const I32x16 y = to_i32_nearest(b * scale);
     I16x32 r;
     for (int i = 0; i < 32; ++i) {
-        const std::int32_t x = i < 16 ? a.v[i] : b.v[i - 16];
-        r.v[i] = static_cast<std::int16_t>(x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x);
+        const int number = i / Each * Each + 2 * i % Each + (i % Each >= Each / 2 ? 1 : 0);
+        r.v[i] = static_cast<std::int16_t>(number < 16 ? x.v[number] : y.v[number - 16]);
     }
     return r;
 }

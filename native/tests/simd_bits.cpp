@@ -35,18 +35,15 @@ void code_bits(const std::uint8_t *words, const std::int32_t *factors, int group
     std::int16_t bytes[32];
     std::int16_t nibble[32];
     const auto keep = [&](auto each, std::int16_t *p) {
-        F32x16 a = to_f32(I32x16::load(factors));
-        F32x16 b = to_f32(I32x16::load(factors + 16));
-        as_factors<each()>(a, b);
-        pack(to_i32_nearest(a), to_i32_nearest(b)).store(p);
+        const F32x16 half = F32x16::set(0.5F);
+        as_factors<each()>(to_f32(I32x16::load(factors)), to_f32(I32x16::load(factors + 16)), half).store(p);
     };
     keep(std::integral_constant<int, 4>{}, bytes);
     keep(std::integral_constant<int, 8>{}, nibble);
     const auto pair = [&](const std::int16_t *p, int i) { return I16x32::set_pair(p + 8 * group + 2 * i); };
     dot(dot(I32x16::zero(), signed_bytes<0>(u), pair(bytes, 0)), signed_bytes<1>(u), pair(bytes, 1)).store(out);
-    dot(dot(I32x16::zero(), unsigned_bytes<0>(u), pair(bytes, 0)), unsigned_bytes<1>(u), pair(bytes, 1)).store(out + 16);
-    const I32x16 half = dot(dot(I32x16::zero(), nibbles<0>(u), pair(nibble, 0)), nibbles<1>(u), pair(nibble, 1));
-    dot(dot(half, nibbles<2>(u), pair(nibble, 2)), nibbles<3>(u), pair(nibble, 3)).store(out + 32);
+    const I32x16 half = dot(dot(I32x16::zero(), signed_nibbles<0>(u), pair(nibble, 0)), signed_nibbles<1>(u), pair(nibble, 1));
+    dot(dot(half, signed_nibbles<2>(u), pair(nibble, 2)), signed_nibbles<3>(u), pair(nibble, 3)).store(out + 16);
 }
 
 namespace {

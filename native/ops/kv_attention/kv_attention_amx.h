@@ -128,8 +128,8 @@ inline void weigh_block(Tiles &tiles, const Tile &tile, std::int32_t row, const 
 inline void place_value_runs(Tile &tile) {
     for (std::int32_t panel = 0; kPanel * panel < tile.slots; panel += 2) {
         const bool whole = tile.values.layout == STRATA_KV_TILED && tile.slots - kPanel * panel >= 2 * kPanel;
-        const std::uint16_t *first = whole ? tiled_panel(tile, tile.values, panel) : nullptr;
-        if (whole && tiled_panel(tile, tile.values, panel + 1) == first + kPanel * tile.width) {
+        const std::uint16_t *first = whole ? tiled_panel(tile.values, panel) : nullptr;
+        if (whole && tiled_panel(tile.values, panel + 1) == first + kPanel * tile.width) {
             tile.value_panels[panel] = first;
             continue;
         }

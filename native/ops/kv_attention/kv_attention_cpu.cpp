@@ -17,6 +17,8 @@
 #include "ops/kv_attention/kv_attention_source.h"
 #include "ops/kv_attention/kv_attention_tiled.h"
 
+#include "simd/convert.h"
+
 #include <cmath>
 #include <type_traits>
 
@@ -111,17 +113,16 @@ void load_queries(const Run &run, const Block &block, Tile &tile) {
     tile.query_parts = q.dtype == STRATA_DTYPE_BF16 && run.p.cache.rotation == 0 ? 1 : 2;
     tile.scale = run.p.scale;
     for (std::int32_t r = 0; r < block.count; ++r) {
-        const std::int64_t at = token_of(run, block, r) * q.stride[0] + head_of(run, block, r) * q.stride[1];
         float *row = tile.q + r * run.width;
-        for (std::int64_t d = 0; d < run.width; d += 16) {
-            const auto lanes = static_cast<std::int32_t>(smaller(16, run.p.cache.head_dim - d));
-            load_as_f32(q.dtype, q.data, at + d, lanes).store(row + d);
-            F32x16::zero().store(tile.o + r * run.width + d);
-        }
+        F32x16::zero().store(row + run.width - 16); // channels past head_dim
+        convert(q.dtype, q.data, token_of(run, block, r) * q.stride[0] + head_of(run, block, r) * q.stride[1], STRATA_DTYPE_F32, row, 0,
+                run.p.cache.head_dim);
         if (run.p.cache.rotation != 0) rotate(row, run.p.cache.head_dim, run.p.cache.rotation);
         if (tile.pairs) pack_query(tile, r);
+        if (tile.pairs && !few) continue; // scores take the scale
         for (std::int64_t d = 0; d < run.width; d += 16) (F32x16::load(row + d) * scale).store(row + d);
     }
+    std::memset(tile.o, 0, static_cast<std::size_t>(block.count * run.width) * sizeof *tile.o);
     for (std::int32_t r = 0; r < block.count; ++r) {
         tile.max[r] = -__builtin_inff();
         F32x16::zero().store(tile.lane_sums[r]);
@@ -244,10 +245,8 @@ void finish_row(const Run &run, std::int64_t token, std::int64_t head, float *o,
     const F32x16 divisor = F32x16::set(state.sum == 0.0F ? 1.0F : state.sum);
     for (std::int64_t d = 0; d < run.width; d += 16) (F32x16::load(o + d) * factor / divisor).store(o + d);
     if (run.p.cache.rotation != 0) rotate(o, run.p.cache.head_dim, run.p.cache.rotation);
-    const std::int64_t at = token * out.stride[0] + head * out.stride[1];
-    for (std::int64_t d = 0; d < run.p.cache.head_dim; d += 16) {
-        store_from_f32(out.dtype, out.data, at + d, F32x16::load(o + d), static_cast<std::int32_t>(smaller(16, run.p.cache.head_dim - d)));
-    }
+    convert(STRATA_DTYPE_F32, o, 0, out.dtype, out.data, token * out.stride[0] + head * out.stride[1], run.p.cache.head_dim);
+    if (!run.p.lse.present() && run.lse == nullptr) return;
     const float lse = log_of(state.max, state.sum);
     if (run.p.lse.present()) *row_number(run.p.lse, token, head) = lse;
     if (run.lse != nullptr) run.lse[token * run.p.q_heads + head] = lse;

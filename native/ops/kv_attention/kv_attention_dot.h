@@ -102,7 +102,7 @@ inline void weigh_dot(Tile &tile) {
         const bool in_place = tile.values.layout == STRATA_KV_TILED;
         std::uint16_t *to = packed + panel * tile.width * kPanel;
         if (!in_place) pack_value_panel(tile, panel, to);
-        tile.value_panels[panel] = in_place ? tiled_panel(tile, tile.values, panel) : to;
+        tile.value_panels[panel] = in_place ? tiled_panel(tile.values, panel) : to;
     }
     const std::int64_t vectors = tile.width / 16;
     std::int64_t v = 0;

@@ -66,16 +66,16 @@ inline const std::uint16_t *find_numbers(const Tile &tile, const TileSource &sou
     return copy;
 }
 
-/// A panel of a tiled page where it lies: 16 slots, whether of keys or of values, are 16 head_dim numbers.
-inline const std::uint16_t *tiled_panel(const Tile &tile, const TileSource &source, std::int32_t panel) {
-    return reinterpret_cast<const std::uint16_t *>(source.blocks[panel]) + std::int64_t{source.first_slot[panel]} * tile.head_dim;
+/// A panel of a tiled page where it lies.
+inline const std::uint16_t *tiled_panel(const TileSource &source, std::int32_t panel) {
+    return reinterpret_cast<const std::uint16_t *>(source.panels[panel]);
 }
 
 /// Packs the keys of a panel, [depth / 2][16 slots][2]. Slots past the tile's hold anything: their scores are hidden.
 inline void pack_key_panel(const Tile &tile, std::int32_t panel, std::uint16_t *to) {
     if (tile.keys.layout == STRATA_KV_TILED) {
         const std::int64_t numbers = std::int64_t{tile.head_dim} * kPanel;
-        std::memcpy(to, tiled_panel(tile, tile.keys, panel), static_cast<std::size_t>(numbers) * 2);
+        std::memcpy(to, tiled_panel(tile.keys, panel), static_cast<std::size_t>(numbers) * 2);
         std::memset(to + numbers, 0, static_cast<std::size_t>(tile.depth * kPanel - numbers) * 2);
         return;
     }
@@ -94,7 +94,7 @@ inline void pack_value_panel(const Tile &tile, std::int32_t panel, std::uint16_t
     const std::int32_t left = tile.slots - kPanel * panel;
     const std::int32_t slots = left < 0 ? 0 : left < kPanel ? left : kPanel;
     if (tile.values.layout == STRATA_KV_TILED) {
-        const std::uint16_t *from = tiled_panel(tile, tile.values, panel);
+        const std::uint16_t *from = tiled_panel(tile.values, panel);
         std::memcpy(to, from, static_cast<std::size_t>((slots + 1) / 2 * pair_row) * 2);
         for (std::int64_t i = slots / 2 * pair_row; slots % 2 != 0 && i < (slots + 1) / 2 * pair_row; i += 2) to[i + 1] = 0;
     } else {
@@ -122,7 +122,7 @@ inline void place_keys(Tile &tile, std::int32_t step) {
         }
         std::uint16_t *to = packed + panel * tile.depth * kPanel;
         if (!in_place) pack_key_panel(tile, panel, to);
-        tile.key_panels[panel] = in_place ? tiled_panel(tile, tile.keys, panel) : to;
+        tile.key_panels[panel] = in_place ? tiled_panel(tile.keys, panel) : to;
     }
 }
 

@@ -84,8 +84,8 @@ inline void prefetch_row_translations(const Tile &tile) {
         for (std::int64_t at = 0; at < kPanel * step; at += step < 4096 ? 4096 : step) prefetch(panel + at);
     };
     for (std::int32_t i = 0; i < kPanels; ++i) {
-        touch(tile.next_keys[i], tile.keys.row_step);
-        touch(tile.next_values[i], tile.values.row_step);
+        touch(tile.keys.next_panels[i], tile.keys.row_step);
+        touch(tile.values.next_panels[i], tile.values.row_step);
     }
 }
 
@@ -210,7 +210,7 @@ inline void weigh_row_pass(const Tile &tile, std::int32_t row, std::int64_t firs
             for (std::int32_t u = 0; u < Row::kSlots; ++u) {
                 const std::int32_t ahead = t + u + lead;
                 const auto *asked = ahead < kPanel ? static_cast<const std::uint8_t *>(tile.values.rows[kPanel * panel + ahead])
-                                                   : tile.next_keys[panel] + (ahead - kPanel) * tile.keys.row_step;
+                                                   : tile.keys.next_panels[panel] + (ahead - kPanel) * tile.keys.row_step;
                 prefetch_bytes(asked + 16 * Row::kBytes * first, pass_bytes);
             }
             const auto *factors = weights + kPanel * panel + t;

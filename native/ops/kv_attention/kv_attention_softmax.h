@@ -63,8 +63,10 @@ inline void hide_unseen(const Tile &tile, std::int32_t r, std::int32_t end) {
 
 /// Moves row r's reference, what exponents are relative to, up to `highest`: with it all that was summed so far.
 inline void move_reference(Tile &tile, std::int32_t r, float highest) {
-    const F32x16 factor = exp(F32x16::set(tile.max[r] - highest));
+    const float before = tile.max[r];
     tile.max[r] = highest;
+    if (before == -__builtin_inff()) return; // nothing was summed
+    const F32x16 factor = exp(F32x16::set(before - highest));
     float *lanes = tile.lane_sums[r];
     (F32x16::load(lanes) * factor).store(lanes);
     float *o = tile.o + r * tile.width;

@@ -33,58 +33,45 @@ inline void find_rows(const KvCacheView &cache, const View &pool, const TileSlot
     source.row_step = step;
 }
 
-/// Where the panels of a tile begin, then those of the next one.
+/// Pages of the panels of slots [first, end), at most kTile, and where each begins in its page. Past the last slot its panel repeats, so that every
+/// place may be read.
 struct PanelPlaces {
-    std::int64_t page[2 * kPanels];
-    std::int32_t slot[2 * kPanels]; // in that page
+    std::int64_t page[kPanels];
+    std::int32_t slot[kPanels];
 };
 
-/// Past the last slot the last panel repeats, and past the last tile this one's panels, so that every place may be read.
-inline PanelPlaces find_places(const KvCacheView &cache, const TileSlots &at) {
+inline PanelPlaces find_places(const KvCacheView &cache, const TileSlots &at, std::int64_t first) {
     const std::int32_t *table = cache.table_row(at.sequence, at.head);
-    std::int64_t entry = at.first / cache.page_size;
-    auto slot = static_cast<std::int32_t>(at.first - entry * cache.page_size);
-    const auto advance = [&](std::int32_t slots) {
-        for (slot += slots; slot >= cache.page_size; slot -= cache.page_size) ++entry;
-    };
+    std::int64_t entry = first / cache.page_size;
+    auto slot = static_cast<std::int32_t>(first - entry * cache.page_size);
     PanelPlaces places;
     for (std::int32_t i = 0; i < kPanels; ++i) {
-        if (i != 0 && kPanel * i < at.slots) advance(kPanel);
+        if (i != 0 && first + kPanel * i < at.end) {
+            for (slot += kPanel; slot >= cache.page_size; slot -= cache.page_size) ++entry;
+        }
         places.page[i] = table[entry];
         places.slot[i] = slot;
-    }
-    advance(at.slots - (at.slots - 1) / kPanel * kPanel);
-    for (std::int32_t i = 0; i < kPanels; ++i) {
-        const bool there = at.first + at.slots + kPanel * i < at.end;
-        if (i != 0 && there) advance(kPanel);
-        places.page[kPanels + i] = there ? table[entry] : places.page[i];
-        places.slot[kPanels + i] = there ? slot : places.slot[i];
     }
     return places;
 }
 
-inline void find_panels(const KvCacheView &cache, const View &pool, const TileSlots &at, const PanelPlaces &places, TileSource &source) {
+inline void find_panels(const KvCacheView &cache, const View &pool, std::int64_t head, const PanelPlaces &places, TileSource &source) {
+    const std::int64_t slot_bytes = cache.layout == STRATA_KV_SWIZZLED ? 0
+                                    : cache.layout == STRATA_KV_ROWS   ? pool.stride[2] * dtype_bytes(pool.dtype)
+                                                                       : pool.shape[3] * dtype_bytes(pool.dtype);
     for (std::int32_t i = 0; i < kPanels; ++i) {
-        source.first_slot[i] = places.slot[i];
-        source.blocks[i] = bytes_at(pool, cache.row(pool, places.page[i], at.head, 0));
+        source.next_panels[i] = bytes_at(pool, cache.row(pool, places.page[i], head, 0)) + places.slot[i] * slot_bytes;
+        source.next_first_slot[i] = places.slot[i];
     }
 }
 
-/// Pointers to the scales of each panel, and of the next tile's. In rows of token-scaled codes a panel may cross pages, so there each slot is looked
-/// up (token_scale).
-inline void find_scales(const KvCacheView &cache, const View &scales, const TileSlots &at, const PanelPlaces &places, bool keys, TileSource &source) {
-    source.scale_step = scales.stride[2];
-    const auto scales_of = [&](std::int32_t i) {
-        const std::int32_t slot = places.slot[i];
-        const std::int64_t base = cache.row(scales, places.page[i], at.head, 0);
-        const std::int64_t offset = !kv_block_scaled(source.format) ? slot * scales.stride[2]
-                                    : keys                          ? slot / kKvBlock * scales.stride[2]
-                                                                    : std::int64_t{slot};
-        return reinterpret_cast<const std::uint16_t *>(bytes_at(scales, base + offset));
-    };
+/// Pointers to the scales of each panel. In rows of token-scaled codes a panel may cross pages, so there each slot is looked up (token_scale).
+inline void find_scales(const KvCacheView &cache, const View &scales, std::int64_t head, const PanelPlaces &places, bool keys, TileSource &source) {
+    const bool key_blocks = keys && kv_block_scaled(cache.key_format);
+    const std::int64_t step = !kv_block_scaled(source.format) || keys ? scales.stride[2] : 1; // from slot to slot, or from block to block of keys
     for (std::int32_t i = 0; i < kPanels; ++i) {
-        source.scales[i] = scales_of(i);
-        source.next_scales[i] = scales_of(kPanels + i);
+        const std::int64_t at = key_blocks ? places.slot[i] / kKvBlock : places.slot[i];
+        source.next_scales[i] = reinterpret_cast<const std::uint16_t *>(bytes_at(scales, cache.row(scales, places.page[i], head, 0) + at * step));
     }
 }
 
@@ -96,22 +83,37 @@ inline std::uint16_t token_scale(const KvCacheView &cache, const View &scales, c
     return *reinterpret_cast<const std::uint16_t *>(bytes_at(scales, element));
 }
 
-inline void find_pool(const KvCacheView &cache, const View &pool, const View &scales, std::int32_t format, bool keys, const TileSlots &at,
-                      const PanelPlaces &places, std::uint16_t *row_scales, TileSource &source) {
-    source.format = format;
+/// What was the next tile is the one at hand.
+inline void move_on(TileSource &source) {
+    std::memcpy(source.panels, source.next_panels, sizeof source.panels);
+    std::memcpy(source.first_slot, source.next_first_slot, sizeof source.first_slot);
+    std::memcpy(source.scales, source.next_scales, sizeof source.scales);
+}
+
+/// The pool's part of find_tile: places of this tile, unless they are known as those of the tile before, and of the next, if there is one.
+inline void find_pool(const KvCacheView &cache, bool keys, const TileSlots &at, const PanelPlaces *here, const PanelPlaces *next,
+                      std::uint16_t *row_scales, TileSource &source) {
+    const View &pool = keys ? cache.keys : cache.values;
+    const View &scales = keys ? cache.key_scales : cache.value_scales;
+    source.format = keys ? cache.key_format : cache.value_format;
     source.layout = cache.layout;
     source.dtype = pool.dtype;
     source.page_size = cache.page_size;
-    if (cache.layout == STRATA_KV_ROWS) {
-        find_rows(cache, pool, at, source);
-        if (format == STRATA_KV_PLAIN) return;
-        for (std::int32_t t = 0; t < kTile; ++t) row_scales[t] = token_scale(cache, scales, at, t < at.slots ? t : at.slots - 1);
-        for (std::int32_t i = 0; i < kPanels; ++i) source.scales[i] = row_scales + kPanel * i;
-        source.scale_step = 1;
-        return;
-    }
-    find_panels(cache, pool, at, places, source);
-    if (format != STRATA_KV_PLAIN) find_scales(cache, scales, at, places, keys, source);
+    const bool rows = cache.layout == STRATA_KV_ROWS;
+    const bool scaled = source.format != STRATA_KV_PLAIN;
+    const auto find = [&](const PanelPlaces &places) {
+        find_panels(cache, pool, at.head, places, source);
+        if (scaled && !rows) find_scales(cache, scales, at.head, places, keys, source);
+    };
+    if (here != nullptr) find(*here);
+    move_on(source);
+    if (next != nullptr) find(*next);
+    if (scaled) source.scale_step = rows ? 1 : scales.stride[2];
+    if (!rows) return;
+    find_rows(cache, pool, at, source);
+    if (!scaled) return;
+    for (std::int32_t t = 0; t < kTile; ++t) row_scales[t] = token_scale(cache, scales, at, t < at.slots ? t : at.slots - 1);
+    for (std::int32_t i = 0; i < kPanels; ++i) source.scales[i] = row_scales + kPanel * i;
 }
 
 /// Keys that are still in the tail: rows of its type.
@@ -128,26 +130,20 @@ inline void find_tail(const KvCacheView &cache, const TileSlots &at, TileSource 
     }
 }
 
-/// Where the panels of the tile after this one begin.
-inline void find_next_panels(const KvCacheView &cache, const View &pool, const TileSlots &at, const PanelPlaces &places,
-                             const std::uint8_t *(&next)[kPanels]) {
-    const std::int64_t slot_bytes = (cache.layout == STRATA_KV_ROWS ? pool.stride[2] : pool.shape[3]) * dtype_bytes(pool.dtype);
-    for (std::int32_t i = 0; i < kPanels; ++i) {
-        next[i] = bytes_at(pool, cache.row(pool, places.page[kPanels + i], at.head, 0)) + places.slot[kPanels + i] * slot_bytes;
-    }
-}
-
 /// Fills tile.keys and tile.values. row_scales: 2 kTile numbers that live as long as the tile.
 inline void find_tile(const KvCacheView &cache, const TileSlots &at, std::uint16_t *row_scales, Tile &tile) {
-    const PanelPlaces places = find_places(cache, at);
-    if (kv_block_scaled(cache.key_format) && at.first >= cache.paged_keys(cache.length(at.sequence, at.head))) {
-        find_tail(cache, at, tile.keys);
-    } else {
-        find_pool(cache, cache.keys, cache.key_scales, cache.key_format, true, at, places, row_scales, tile.keys);
-    }
-    find_pool(cache, cache.values, cache.value_scales, cache.value_format, false, at, places, row_scales + kTile, tile.values);
-    find_next_panels(cache, cache.keys, at, places, tile.next_keys);
-    find_next_panels(cache, cache.values, at, places, tile.next_values);
+    const std::int64_t after = at.first + at.slots;
+    const bool known = tile.found == at.first;
+    const bool more = after < at.end;
+    const PanelPlaces here = known ? PanelPlaces{} : find_places(cache, at, at.first);
+    const PanelPlaces next = more ? find_places(cache, at, after) : PanelPlaces{};
+    const auto pool = [&](bool keys, std::uint16_t *own_scales, TileSource &source) {
+        find_pool(cache, keys, at, known ? nullptr : &here, more ? &next : nullptr, own_scales, source);
+    };
+    pool(true, row_scales, tile.keys);
+    pool(false, row_scales + kTile, tile.values);
+    if (kv_block_scaled(cache.key_format) && at.first >= cache.paged_keys(cache.length(at.sequence, at.head))) find_tail(cache, at, tile.keys);
+    tile.found = more ? after : -1;
 }
 
 } // namespace

@@ -44,13 +44,28 @@ struct TileSource {
     // Rows: one pointer a slot; past the last slot it repeats, so that every pointer may be read.
     const void *rows[kTile];
     std::int64_t row_step; // bytes from row to row within a page
-    // Other layouts: the block of the page that panel i lies in, and the panel's first slot in that page.
-    const std::uint8_t *blocks[kPanels];
+    // Where panel i begins; swizzled: where the block of its page does, and the panel's first slot in that page.
+    const std::uint8_t *panels[kPanels];
     std::int32_t first_slot[kPanels];
     // Scales. Per token: 16 numbers a panel (rows: with any step between slots). Block keys: d scales and d zeros. Block values: see scale_step.
     const std::uint16_t *scales[kPanels];
-    const std::uint16_t *next_scales[kPanels]; // the next tile's, to ask for them early
-    std::int64_t scale_step;                   // token scales: from slot to slot; block values: from one row [page_size] to the next
+    std::int64_t scale_step; // token scales: from slot to slot; block values: from one row [page_size] to the next
+    // The same places of the next tile, to ask for them early; this tile's if it is the last.
+    const std::uint8_t *next_panels[kPanels];
+    std::int32_t next_first_slot[kPanels];
+    const std::uint16_t *next_scales[kPanels];
+};
+
+/// What turns sums of whole factors and codes into numbers: sum * step + addend, a row and group of scales each (kv_attention_words.h).
+struct FoldedSums {
+    alignas(64) float steps[16]; // powers of two; NaN where a number is not finite
+    alignas(64) float addends[16];
+};
+
+/// The query rows of one pass with the scales of the block keys that lie at `scales` folded in, their factors in Tile::factors.
+struct FoldedKeys {
+    FoldedSums sums;
+    const std::uint16_t *scales[kTile / kKvBlock];
 };
 
 struct TileUnit; // kv_attention_amx.h
@@ -74,7 +89,8 @@ struct Tile {
     // Queries of few rows as kv_attention_tiled.h multiplies them.
     float *factors;              // [kFewRows][kMostChannels] floats, or twice as many numbers of 16 bits
     float factor_step[kFewRows]; // what a row of whole numbers counts
-    float *moved_q;              // [kFewRows][kMostChannels]: q as as_factors moves it, zeros past head_dim
+    float *padded_q;             // [kFewRows][kMostChannels]: q, zeros past head_dim
+    FoldedKeys folded_keys[2];   // of each pass over rows
     const std::uint16_t *key_panels[kPanels];
     const std::uint16_t *value_panels[kPanels];
     std::int32_t head_dim;
@@ -87,8 +103,7 @@ struct Tile {
     std::uint64_t seen_by_all;                   // bit t: every row sees slot t
     TileSource keys;
     TileSource values;
-    const std::uint8_t *next_keys[kPanels]; // where the panels of the next tile begin, to ask for them early; this tile's if it is the last
-    const std::uint8_t *next_values[kPanels];
+    std::int64_t found; // the slot that the places of a next tile begin at, or -1
 
     float sum(std::int32_t r) const { return reduce_add(F32x16::load(lane_sums[r])); }
 
@@ -102,6 +117,7 @@ struct Tile {
     void place(float *scratch, std::int64_t row_width, std::int32_t channels) {
         width = row_width;
         head_dim = channels;
+        found = -1;
         q = scratch;
         o = q + kBlockRows * width;
         s = o + kBlockRows * width;
@@ -111,7 +127,7 @@ struct Tile {
         query_pairs = reinterpret_cast<std::uint16_t *>(wide_values + width * kTile);
         weight_pairs = query_pairs + 2 * kBlockRows * depth;
         factors = reinterpret_cast<float *>(weight_pairs + kBlockRows * kTile);
-        moved_q = factors + kFewRows * kMostChannels;
+        padded_q = factors + kFewRows * kMostChannels;
     }
 };
 

@@ -90,9 +90,9 @@ inline TileStreams streams_of(const Tile &tile) {
     const std::int64_t lead = kLead * kPanels / columns_for(tile.rows < kRowsAtOnce ? tile.rows : kRowsAtOnce);
     t.lead = shorter <= kShortPanel || shorter < lead ? shorter : lead;
     for (std::int32_t i = 0; i < kPanels; ++i) {
-        t.keys[i] = tile.keys.blocks[i] + tile.keys.first_slot[i] / kPanel * t.key_bytes;
-        t.values[i] = tile.values.blocks[i] + tile.values.first_slot[i] / kPanel * t.value_bytes;
-        t.next_keys[i] = tile.next_keys[i];
+        t.keys[i] = tile.keys.panels[i];
+        t.values[i] = tile.values.panels[i];
+        t.next_keys[i] = tile.keys.next_panels[i];
     }
     return t;
 }
@@ -116,8 +116,8 @@ inline void fetch_scales(const Tile &tile, const TileSource &source, bool keys) 
 /// Asks for the scales and the first line of every 4 KiB of the next tile.
 inline void prefetch_translations(const Tile &tile, const TileStreams &t) {
     for (std::int32_t i = 0; i < kPanels; ++i) {
-        for (std::int64_t at = 0; at < t.key_bytes; at += 4096) prefetch(tile.next_keys[i] + at);
-        for (std::int64_t at = 0; at < t.value_bytes; at += 4096) prefetch(tile.next_values[i] + at);
+        for (std::int64_t at = 0; at < t.key_bytes; at += 4096) prefetch(t.next_keys[i] + at);
+        for (std::int64_t at = 0; at < t.value_bytes; at += 4096) prefetch(tile.values.next_panels[i] + at);
     }
     fetch_scales(tile, tile.keys, true);
     fetch_scales(tile, tile.values, false);
@@ -166,36 +166,22 @@ inline void score_lines(const TileStreams &t, const typename Line::Factor *q, Fi
     for (std::int32_t panel = 0; panel < kPanels; panel += kColumnsHere) score_panels<Line, Rows, kColumnsHere, Parts, Blocks>(t, panel, q, finish);
 }
 
-/// Numbers x[0 ... count), whole vectors, as as_factors moves them: 32 at a time, zeros past their end.
-template <Number N>
-inline void move_as_factors(const float *x, std::int64_t count, float *moved) {
-    for (std::int64_t i = 0; i < count; i += 32) {
-        F32x16 low = F32x16::load(x + i);
-        F32x16 high = i + 16 < count ? F32x16::load(x + i + 16) : F32x16::zero();
-        as_factors<neighbours(N)>(low, high);
-        low.store(moved + i);
-        high.store(moved + i + 16);
-    }
-}
-
-/// Query rows as factors. Those of block keys change from tile to tile: their rows are only moved.
+/// Query rows as factors. Those of block keys change from tile to tile.
 inline void place_factors(Tile &tile, const KvCacheView &cache) {
-    const auto padded = static_cast<std::int32_t>((tile.width + 31) / 32 * 32);
+    const auto channels = static_cast<std::int32_t>((tile.width + 31) / 32 * 32);
+    for (FoldedKeys &keys : tile.folded_keys) keys.scales[0] = nullptr;
     for (std::int32_t r = 0; r < tile.rows; ++r) {
         const float *q = tile.q + r * tile.width;
-        float *moved = tile.moved_q + r * kRowStep;
-        if (cache.key_format == STRATA_KV_I4_BLOCK) {
-            move_as_factors<Number::kU4>(q, tile.width, moved);
-        } else if (cache.key_format == STRATA_KV_I8_BLOCK) {
-            move_as_factors<Number::kU8>(q, tile.width, moved);
-        } else if (kv_token_scaled(cache.key_format)) {
-            move_as_factors<Number::kI8>(q, tile.width, moved);
+        float *padded = tile.padded_q + r * kRowStep;
+        std::memcpy(padded, q, static_cast<std::size_t>(tile.width) * sizeof *q);
+        if (tile.width < channels) F32x16::zero().store(padded + tile.width);
+        if (kv_token_scaled(cache.key_format)) {
             const Scales ones{{F32x16::set(1.0F), F32x16::set(1.0F)}, {F32x16::zero(), F32x16::zero()}};
-            auto *words = reinterpret_cast<std::int16_t *>(tile.factors) + r * kRowStep;
-            Folded<4> folded;
-            fold<Number::kI8, 1, 4>(
-                moved, 0, padded, factor_bits(Number::kI8, padded), 1, [&](std::int32_t, std::int32_t) { return ones; }, words, 0, 0, folded);
-            tile.factor_step[r] = folded.step(0);
+            auto fold = fold_of<Number::kI8, 1, 4>(padded, 0, channels, 1, [&](std::int32_t, std::int32_t) { return ones; });
+            FoldedSums folded;
+            fold.measure();
+            fold.round(reinterpret_cast<std::int16_t *>(tile.factors) + r * kRowStep, 0, 0, folded);
+            tile.factor_step[r] = folded.steps[0];
         } else if (tile.pairs) {
             for (std::int32_t part = 0; part < tile.query_parts; ++part) {
                 const std::uint16_t *pairs = tile.query_pairs + (part * kBlockRows + r) * tile.depth;
@@ -234,29 +220,53 @@ inline void score_token_codes(const Tile &tile, const TileStreams &t, std::int32
     });
 }
 
+constexpr std::int32_t kBlocks = kTile / kKvBlock; // of keys
+
 /// A scale and a zero point a channel and 32 slots: sum_d q_d (scale_d c_d + zero_d), the scales in the factors, the zeros one sum a row and block.
+/// The fold of the rows from `row` with the scales that stand in line for each panel in `scales`.
 template <int Rows, Number N>
-inline void score_block_codes(const Tile &tile, const TileStreams &t, std::int32_t row) {
-    constexpr std::int32_t kBlocks = kTile / kKvBlock;
+inline auto key_fold(const Tile &tile, std::int32_t row, const std::uint16_t *const (&scales)[kPanels]) {
     static constexpr std::uint16_t kNone[kPanel] = {}; // the second half of the last 32 channels, where there are but 16
-    auto *words = reinterpret_cast<std::int16_t *>(tile.factors);
-    const std::int32_t channels = (tile.head_dim + 31) / 32 * 32;
-    const auto scales_at = [&](std::int32_t block, std::int32_t d) {
-        const std::uint16_t *scales = tile.keys.scales[block * (kPanels / kBlocks)] + d;
-        const std::uint16_t *zeros = scales + tile.head_dim;
-        const bool both = d + 16 < tile.head_dim;
-        return load_scales<N>(scales, both ? scales + 16 : kNone, zeros, both ? zeros + 16 : kNone);
-    };
-    constexpr int kSums = sums_for(kBlocks * Rows);
-    Folded<kSums> folded;
-    fold<N, Rows, kSums>(tile.moved_q + row * kRowStep, kRowStep, channels, factor_bits(N, tile.head_dim), kBlocks, scales_at, words, kPartStep,
-                         kRowStep, folded);
-    score_lines<CodeLine<N>, Rows, 1, true>(t, words, [&](int r, std::int32_t panel, F32x16 sum) {
-        folded.finish(panel * kPanel / kKvBlock * Rows + r, sum).store(tile.s + (row + r) * kTile + kPanel * panel);
+    const std::uint16_t *const blocks[kBlocks] = {scales[0], scales[kPanels / kBlocks]};
+    const std::int32_t channels = tile.head_dim;
+    return fold_of<N, Rows, sums_for(kBlocks * Rows)>(tile.padded_q + row * kRowStep, kRowStep, (channels + 31) / 32 * 32, kBlocks,
+                                                      [=](std::int32_t block, std::int32_t d) {
+                                                          const std::uint16_t *at = blocks[block] + d;
+                                                          const std::uint16_t *zeros = at + channels;
+                                                          const bool both = d + 16 < channels;
+                                                          return load_scales<N>(at, both ? at + 16 : kNone, zeros, both ? zeros + 16 : kNone);
+                                                      });
+}
+
+inline FoldedKeys &folded_keys(Tile &tile, std::int32_t row) { return tile.folded_keys[row / kRowsAtOnce]; }
+inline std::int16_t *key_factors(const Tile &tile, std::int32_t row) { return reinterpret_cast<std::int16_t *>(tile.factors) + row * kRowStep; }
+
+inline bool are_folded(const FoldedKeys &keys, const std::uint16_t *const (&scales)[kPanels]) {
+    return keys.scales[0] == scales[0] && keys.scales[1] == scales[kPanels / kBlocks];
+}
+
+template <class Fold>
+inline void round_keys(const Fold &fold, Tile &tile, std::int32_t row, const std::uint16_t *const (&scales)[kPanels]) {
+    FoldedKeys &keys = folded_keys(tile, row);
+    fold.round(key_factors(tile, row), kPartStep, kRowStep, keys.sums);
+    keys.scales[0] = scales[0];
+    keys.scales[1] = scales[kPanels / kBlocks];
+}
+
+template <int Rows, Number N>
+inline void score_block_codes(Tile &tile, const TileStreams &t, std::int32_t row) {
+    if (!are_folded(folded_keys(tile, row), tile.keys.scales)) { // the first tile, mostly: see weigh_codes
+        auto fold = key_fold<Rows, N>(tile, row, tile.keys.scales);
+        fold.measure();
+        round_keys(fold, tile, row, tile.keys.scales);
+    }
+    const FoldedSums &folded = folded_keys(tile, row).sums;
+    score_lines<CodeLine<N>, Rows, 1, true>(t, key_factors(tile, row), [&](int r, std::int32_t panel, F32x16 sum) {
+        finish<sums_for(kBlocks * Rows)>(folded, panel * kPanel / kKvBlock * Rows + r, sum).store(tile.s + (row + r) * kTile + kPanel * panel);
     });
 }
 
-inline void score_tiled(const Tile &tile) {
+inline void score_tiled(Tile &tile) {
     const TileStreams t = streams_of(tile);
     prefetch_translations(tile, t);
     with_number(tile.keys, [&](auto number) {
@@ -367,42 +377,50 @@ inline void weigh_floats(const Tile &tile, const TileStreams &t, std::int32_t ro
     weigh_lines<FloatLine<N>, Rows, 4>(tile, t, row, 0, tile.head_dim, tile.s + row * kTile, finish);
 }
 
-/// Codes with a scale a slot, or, with zero points, a slot and group of channels: the weights carry them.
+/// Codes with a scale a slot, or, with zero points, a slot and group of channels: the weights carry them. Between the two halves of that fold the
+/// queries meet the next tile's key scales, which wait for nothing.
 template <int Rows, Number N>
-inline void weigh_codes(const Tile &tile, const TileStreams &t, std::int32_t row) {
-    constexpr bool kBlocks = N != Number::kI8;
-    alignas(64) float weights[std::size_t{Rows}][kTile];
-    for (int r = 0; r < Rows; ++r) move_as_factors<N>(tile.s + (row + r) * kTile, kTile, weights[r]);
-    constexpr int kMostColumns = kBlocks ? kKvBlock / 16 : 4;
-    const std::int32_t width = kBlocks ? kKvBlock : tile.head_dim;
+inline void weigh_codes(Tile &tile, const TileStreams &t, std::int32_t row) {
+    constexpr bool kGroups = N != Number::kI8;
+    constexpr int kMostColumns = kGroups ? kKvBlock / 16 : 4;
+    const std::int32_t width = kGroups ? kKvBlock : tile.head_dim;
     const std::int64_t step = tile.values.scale_step;
     const std::int32_t groups = (tile.head_dim + width - 1) / width;
-    const auto scales_at = [&](std::int32_t group, std::int32_t slot) {
-        const std::uint16_t *low = tile.values.scales[slot / kPanel];
-        const std::uint16_t *high = tile.values.scales[slot / kPanel + 1];
-        if constexpr (kBlocks) {
-            const std::int64_t at = 2 * group * step;
-            return load_scales<N>(low + at, high + at, low + at + step, high + at + step);
-        }
-        Scales s;
-        load_f16_as_factors<neighbours(N)>(low, high, s.scale[0], s.scale[1]);
-        for (int i = 0; i < 2; ++i) s.zero[i] = s.scale[i] * F32x16::zero(); // what is not finite, to be seen
-        return s;
-    };
-    constexpr int kSums = kBlocks ? 16 : sums_for(Rows);
+    constexpr int kSums = kGroups ? 16 : sums_for(Rows);
     constexpr std::int32_t kAtOnce = kSums / Rows;
     for (std::int32_t first = 0; first < groups; first += kAtOnce) {
         const std::int32_t some = groups - first < kAtOnce ? groups - first : kAtOnce;
+        const auto scales_at = [&](std::int32_t group, std::int32_t slot) {
+            const std::uint16_t *low = tile.values.scales[slot / kPanel];
+            const std::uint16_t *high = tile.values.scales[slot / kPanel + 1];
+            if constexpr (kGroups) {
+                const std::int64_t at = 2 * (first + group) * step;
+                return load_scales<N>(low + at, high + at, low + at + step, high + at + step);
+            }
+            Scales s{{F32x16::load_f16(low), F32x16::load_f16(high)}, {}};
+            for (int i = 0; i < 2; ++i) s.zero[i] = s.scale[i] * F32x16::zero(); // what is not finite, to be seen
+            return s;
+        };
+        auto fold = fold_of<N, Rows, kSums>(tile.s + row * kTile, kTile, kTile, some, scales_at);
+        fold.measure();
         alignas(64) std::int16_t words[std::size_t{kSums}][kTile]; // [group][Rows]
-        Folded<kSums> folded;
-        fold<N, Rows, kSums>(
-            weights[0], kTile, kTile, factor_bits(N, kTile), some,
-            [&](std::int32_t group, std::int32_t slot) { return scales_at(first + group, slot); }, words[0], Rows * kTile, kTile, folded);
+        FoldedSums folded;
+        const auto round = [&] { fold.round(words[0], Rows * kTile, kTile, folded); };
+        if constexpr (kGroups) {
+            const auto &next = tile.keys.next_scales;
+            const bool ahead = first == 0 && tile.keys.format == tile.values.format && !are_folded(folded_keys(tile, row), next);
+            auto keys = key_fold<Rows, N>(tile, row, next);
+            if (ahead) keys.measure();
+            round();
+            if (ahead) round_keys(keys, tile, row, next);
+        } else {
+            round();
+        }
         for (std::int32_t group = 0; group < some; ++group) {
             const std::int32_t low = (first + group) * width;
             const std::int32_t high = low + width < tile.head_dim ? low + width : tile.head_dim;
             weigh_lines<CodeLine<N>, Rows, kMostColumns>(tile, t, row, low, high, words[group * Rows],
-                                                         [&](int r, F32x16 sum) { return folded.finish(group * Rows + r, sum); });
+                                                         [&](int r, F32x16 sum) { return finish<kSums>(folded, group * Rows + r, sum); });
         }
     }
 }

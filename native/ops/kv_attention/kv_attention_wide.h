@@ -93,7 +93,7 @@ inline F32x16 load_channels(const void *row, std::int32_t d, std::int32_t lanes)
 /// Where a swizzled page holds channels d ... d + 7 of a slot.
 inline const std::uint16_t *swizzled_chunk(const TileSource &source, std::int32_t panel, std::int32_t t, std::int32_t d) {
     const std::int32_t slot = source.first_slot[panel] + t;
-    const auto *block = reinterpret_cast<const std::uint16_t *>(source.blocks[panel]) + (d / 64 * source.page_size + slot) * 64;
+    const auto *block = reinterpret_cast<const std::uint16_t *>(source.panels[panel]) + (d / 64 * source.page_size + slot) * 64;
     return block + (d % 64 / 8 ^ (slot & 7)) * 8;
 }
 
@@ -130,7 +130,7 @@ inline void widen_key_panel(const Tile &tile, std::int32_t panel) {
     constexpr std::int32_t kEach = neighbours(N);
     const TileSource &keys = tile.keys;
     const std::int32_t words = tile.head_dim / kEach;
-    const std::uint8_t *from = keys.blocks[panel] + std::int64_t{keys.first_slot[panel] / kPanel} * words * 64;
+    const std::uint8_t *from = keys.panels[panel];
     const std::uint16_t *scales = keys.scales[panel];
     const F32x16 token = kv_token_scaled(keys.format) ? F32x16::load_f16(scales) : F32x16::set(1.0F);
     for (std::int32_t j = 0; j < words; ++j) {
@@ -198,7 +198,7 @@ template <Number N>
 inline void widen_value_panel(const Tile &tile, std::int32_t panel, const ValueScales &scales) {
     constexpr std::int32_t kEach = neighbours(N);
     const TileSource &values = tile.values;
-    const std::uint8_t *from = values.blocks[panel] + std::int64_t{values.first_slot[panel] / kEach} * tile.head_dim * 4;
+    const std::uint8_t *from = values.panels[panel];
     for (std::int32_t w = 0; w < kPanel / kEach; ++w) {
         for (std::int32_t d = 0; d < tile.head_dim; d += 16) {
             F32x16 x[std::size_t{kEach}];
