@@ -103,7 +103,8 @@ struct Tile {
     std::uint64_t seen_by_all;                   // bit t: every row sees slot t
     TileSource keys;
     TileSource values;
-    std::int64_t found; // the slot that the places of a next tile begin at, or -1
+    const std::uint8_t *lines_apart[kMostChannels / 4]; // kv_attention_tiled.h: 32 channels' block scales are four lines of keys, four of values
+    std::int64_t found;                                 // the slot that the places of a next tile begin at, or -1
 
     float sum(std::int32_t r) const { return reduce_add(F32x16::load(lane_sums[r])); }
 

@@ -73,12 +73,18 @@ inline std::int32_t numbers_in_word(const TileSource &source) {
 
 inline void prefetch(const std::uint8_t *line) { __builtin_prefetch(line, 0, 3); }
 
+constexpr std::int32_t kApartAStep = 2; // for 32 channels there are eight lines and, of 4-bit keys, four steps
+
 /// The panels of a tile as streams of lines.
 struct TileStreams {
     const std::uint8_t *keys[kPanels], *values[kPanels], *next_keys[kPanels];
     std::int64_t key_bytes, value_bytes; // of a panel
     std::int64_t row_bytes;              // of a row of words of values
     std::int64_t lead;                   // bytes of a stream from the line in use to the line asked for
+    // Lines of the next tile that are in no stream, its scales. All at once they would be too many to be heard, so they are asked for one by one
+    // while the keys are walked.
+    const std::uint8_t *const *apart;
+    const std::uint8_t *const *end_apart;
 };
 
 inline TileStreams streams_of(const Tile &tile) {
@@ -97,30 +103,30 @@ inline TileStreams streams_of(const Tile &tile) {
     return t;
 }
 
-/// Reads one of each line of the next tile's scales. They are few and lie apart, so that no hardware foresees them; and a mere request for them is
-/// dropped where too many are under way, as nearly always here.
-inline void fetch_scales(const Tile &tile, const TileSource &source, bool keys) {
-    if (source.format == STRATA_KV_PLAIN) return;
+/// Lists the lines of the next tile's scales, 32 scales each, from `to`; returns the end.
+inline const std::uint8_t **list_scales(const TileSource &source, std::int32_t head_dim, bool keys, const std::uint8_t **to) {
+    if (source.format == STRATA_KV_PLAIN) return to;
     const bool blocks = kv_block_scaled(source.format);
-    const std::int64_t rows = !blocks || keys ? 1 : 2 * ((tile.head_dim + kKvBlock - 1) / kKvBlock); // of block values, scales and zero points
-    const std::int64_t numbers = blocks && keys ? 2 * std::int64_t{tile.head_dim} : 1;
-    for (std::int32_t i = 0; i < kPanels; i += kKvBlock / kPanel) { // a line holds 32 scales
-        for (std::int64_t row = 0; row < rows; ++row) {
-            for (std::int64_t n = 0; n < numbers; n += kKvBlock) {
-                static_cast<void>(*static_cast<const volatile std::uint16_t *>(source.next_scales[i] + row * source.scale_step + n));
-            }
+    const std::int64_t rows = !blocks || keys ? 1 : 2 * ((head_dim + kKvBlock - 1) / kKvBlock); // of block values, scales and zero points
+    const std::int64_t numbers = blocks && keys ? 2 * std::int64_t{head_dim} : 1;
+    for (std::int32_t i = 0; i < kPanels; i += kKvBlock / kPanel) {
+        const std::uint16_t *scales = source.next_scales[i];
+        prefetch(reinterpret_cast<const std::uint8_t *>(scales)); // their translation
+        for (std::int64_t row = 0; row < rows; ++row, scales += source.scale_step) {
+            for (std::int64_t n = 0; n < numbers; n += kKvBlock) *to++ = reinterpret_cast<const std::uint8_t *>(scales + n);
         }
     }
+    return to;
 }
 
-/// Asks for the scales and the first line of every 4 KiB of the next tile.
-inline void prefetch_translations(const Tile &tile, const TileStreams &t) {
+/// Asks for the first line of every 4 KiB of the next tile.
+inline void prefetch_translations(Tile &tile, TileStreams &t) {
+    t.apart = tile.lines_apart;
+    t.end_apart = list_scales(tile.values, tile.head_dim, false, list_scales(tile.keys, tile.head_dim, true, tile.lines_apart));
     for (std::int32_t i = 0; i < kPanels; ++i) {
         for (std::int64_t at = 0; at < t.key_bytes; at += 4096) prefetch(t.next_keys[i] + at);
         for (std::int64_t at = 0; at < t.value_bytes; at += 4096) prefetch(tile.values.next_panels[i] + at);
     }
-    fetch_scales(tile, tile.keys, true);
-    fetch_scales(tile, tile.values, false);
 }
 
 // ---- scores --------------------------------------------------------------------------------------------------------
@@ -135,6 +141,7 @@ inline void score_panels(const TileStreams &t, std::int32_t panel, const typenam
     typename Line::Sum c[std::size_t{Rows}][std::size_t{Columns}];
     UNROLLED for (auto &row : c) { UNROLLED for (auto &sum : row) sum = Line::Sum::zero(); }
     // What is asked for is of the keys too, then of the values.
+    const std::uint8_t *const *apart = panel == 0 ? t.apart : t.end_apart;
     std::int64_t at = 0;
     for (const bool keys : {true, false}) {
         const std::int64_t end = keys ? t.key_bytes - t.lead : t.key_bytes;
@@ -142,6 +149,9 @@ inline void score_panels(const TileStreams &t, std::int32_t panel, const typenam
         UNROLLED for (int i = 0; i < Columns; ++i) asked[i] = (keys ? t.keys : t.values)[panel + i] + t.lead - (keys ? 0 : t.key_bytes);
         for (; at < end; at += kLine) {
             UNROLLED for (int i = 0; i < Columns; ++i) prefetch(asked[i] + at);
+            if constexpr (!std::is_same_v<typename Line::Sum, F32x16>) {
+                for (std::int32_t i = 0; i < kApartAStep && apart != t.end_apart; ++i) prefetch(*apart++);
+            }
             const auto *factors = q + at / kLine * Line::kEach;
             UNROLLED for (int first = 0; first < Columns; first += kAtOnce) {
                 Line x[std::size_t{kAtOnce}];
@@ -267,7 +277,7 @@ inline void score_block_codes(Tile &tile, const TileStreams &t, std::int32_t row
 }
 
 inline void score_tiled(Tile &tile) {
-    const TileStreams t = streams_of(tile);
+    TileStreams t = streams_of(tile);
     prefetch_translations(tile, t);
     with_number(tile.keys, [&](auto number) {
         constexpr Number kNumber = decltype(number)::value;
