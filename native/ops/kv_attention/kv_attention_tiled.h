@@ -44,6 +44,7 @@ constexpr int lines_at_once(int columns) {
 /// Bytes of a stream from the line in use to the one that is asked for, where all streams are walked side by side: memory's latency at the pace of
 /// the products. Panels that fit the first-level cache beside the ones in use are asked for as a whole.
 constexpr std::int64_t kLead = 1536;
+constexpr std::int64_t kMostLead = 4096; // where they are walked one by one; further ahead, translations are missing
 constexpr std::int64_t kShortPanel = 2048;
 
 /// Steps of tile.factors: known to the compiler, so that one address serves all rows and parts.
@@ -93,7 +94,8 @@ inline TileStreams streams_of(const Tile &tile) {
     t.value_bytes = tile.head_dim / numbers_in_word(tile.values) * kLine;
     t.row_bytes = std::int64_t{tile.head_dim} * 4;
     const std::int64_t shorter = t.key_bytes < t.value_bytes ? t.key_bytes : t.value_bytes;
-    const std::int64_t lead = kLead * kPanels / columns_for(tile.rows < kRowsAtOnce ? tile.rows : kRowsAtOnce);
+    const std::int64_t alone = kLead * kPanels / columns_for(tile.rows < kRowsAtOnce ? tile.rows : kRowsAtOnce);
+    const std::int64_t lead = alone < kMostLead ? alone : kMostLead;
     t.lead = shorter <= kShortPanel || shorter < lead ? shorter : lead;
     for (std::int32_t i = 0; i < kPanels; ++i) {
         t.keys[i] = tile.keys.panels[i];
