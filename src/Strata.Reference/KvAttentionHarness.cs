@@ -158,6 +158,8 @@ internal sealed class KvAttentionProblem : OpProblem, IKvAttentionInputs
 
     public override long Bytes => Cache.LiveKeyBytes + Cache.LiveValueBytes + Q.DataBytes + Output.DataBytes;
 
+    public override Roof Roof => Cache.Shape is { IsPlain: true, Type: DType.BF16 } ? Roof.Bf16 : Roof.Fp32;
+
     public override double Operations
     {
         get

@@ -61,6 +61,15 @@ public sealed class MeasuringTests
         Assert.That(Limits.Of().Share(1, 1, Roof.Fp32, 1), Is.Null);
     }
 
+    [TestCase("prefill-q32-kv8-d128-t512-bf16", ExpectedResult = Roof.Bf16)]
+    [TestCase("prefill-q32-kv8-d128-t512-f16", ExpectedResult = Roof.Fp32)]
+    [TestCase("decode-q32-kv8-d128-t4096-i8", ExpectedResult = Roof.Fp32)]
+    public Roof Roof_OfAttention_IsThatOfTheCachesNumbers(string name)
+    {
+        var harness = new KvAttentionHarness();
+        return harness.Create(harness.Cases.First(c => c.Name == name), DataFamily.Gaussian, 1).Roof;
+    }
+
     [Test]
     public void Limits_MeasuredTwice_AreTheHigherOfEach()
     {
