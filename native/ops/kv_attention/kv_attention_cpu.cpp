@@ -16,7 +16,6 @@
 #include "ops/kv_attention/kv_attention_softmax.h"
 #include "ops/kv_attention/kv_attention_source.h"
 #include "ops/kv_attention/kv_attention_tiled.h"
-
 #include "simd/convert.h"
 
 #include <cmath>

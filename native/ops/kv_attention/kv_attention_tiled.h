@@ -151,9 +151,7 @@ inline void score_panels(const TileStreams &t, std::int32_t panel, const typenam
         UNROLLED for (int i = 0; i < Columns; ++i) asked[i] = (keys ? t.keys : t.values)[panel + i] + t.lead - (keys ? 0 : t.key_bytes);
         for (; at < end; at += kLine) {
             UNROLLED for (int i = 0; i < Columns; ++i) prefetch(asked[i] + at);
-            if constexpr (!std::is_same_v<typename Line::Sum, F32x16>) {
-                for (std::int32_t i = 0; i < kApartAStep && apart != t.end_apart; ++i) prefetch(*apart++);
-            }
+            for (std::int32_t i = 0; i < kApartAStep && apart != t.end_apart; ++i) prefetch(*apart++);
             const auto *factors = q + at / kLine * Line::kEach;
             UNROLLED for (int first = 0; first < Columns; first += kAtOnce) {
                 Line x[std::size_t{kAtOnce}];
