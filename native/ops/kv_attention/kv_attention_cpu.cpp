@@ -38,6 +38,8 @@ struct RowState {
     float past_max, past_sum;
 };
 
+constexpr std::int64_t kLeastTurn = 8192; // bytes of kTile keys or values: two pages of the machine's
+
 /// What all items share.
 struct Run {
     const KvAttentionProblem &p;
@@ -161,7 +163,7 @@ const float *load_bias(const KvCacheView &cache, const TileSlots &at, float *bia
     if (!cache.logit_bias.present()) return nullptr;
     const std::int32_t *table = cache.table_row(at.sequence, at.head);
     for (std::int32_t t = 0; t < kTile; ++t) {
-        const std::int64_t slot = at.first + (t < at.slots ? t : at.slots - 1);
+        const std::int64_t slot = at.slot(t);
         const std::int64_t page = slot / cache.page_size;
         bias[t] = static_cast<const float *>(cache.logit_bias.data)[cache.row(cache.logit_bias, table[page], at.head, slot - page * cache.page_size)];
     }
@@ -179,29 +181,59 @@ ScoreTerms terms_of(const Run &run, const Block &block) {
     return terms;
 }
 
-/// body() with the tile's scores ready, for every tile of the slots [low, high) that `pipeline` does not take.
+/// Whether every row of the block sees all of the kRun slots from `first`, within [low, high).
+bool sees_run(const Run &run, const Block &block, std::int64_t first, std::int64_t low, std::int64_t high) {
+    for (std::int64_t slot = first; slot < first + kRun; slot += kTile) {
+        for (std::int32_t r = 0; r < block.count; ++r) {
+            if (seen_slots(run, block, r, slot, low, high) != ~std::uint64_t{0}) return false;
+        }
+    }
+    return true;
+}
+
+/// Whether tiles of few rows had better take panels in turn: where kTile slots are long enough for a stream to run on through them. The tiles of
+/// codes are short, and scales of blocks would be folded in twice as often.
+bool takes_turns(const KvCacheView &cache) {
+    const bool plain = cache.key_format == STRATA_KV_PLAIN && cache.value_format == STRATA_KV_PLAIN;
+    return plain && kTile * cache.head_dim * smaller(dtype_bytes(cache.keys.dtype), dtype_bytes(cache.values.dtype)) >= kLeastTurn;
+}
+
+/// body() with the tile's scores ready, for every tile of the slots [low, high) that no tile unit takes; in the order of the slots if `ordered`.
 template <class Body>
-void for_each_tile(const Run &run, const Block &block, Tile &tile, ScoreTerms &terms, std::int64_t low, std::int64_t high, bool pipeline,
+void for_each_tile(const Run &run, const Block &block, Tile &tile, ScoreTerms &terms, std::int64_t low, std::int64_t high, bool ordered,
                    Body &&body) {
     const KvCacheView &cache = run.p.cache;
-    pipeline = pipeline && tile.unit != nullptr && !terms.any() && !cache.logit_bias.present();
+    const bool pipeline = !ordered && tile.unit != nullptr && !terms.any() && !cache.logit_bias.present();
+    const bool in_turn = !ordered && block.count <= kFewRows && takes_turns(cache);
     // Tiles begin where panels and blocks do, and end where the keys' tail begins.
     const std::int64_t step = kv_block_scaled(cache.key_format) ? kKvBlock : cache.layout == STRATA_KV_ROWS ? 1 : kPanel;
     const std::int64_t paged = cache.paged_keys(static_cast<std::int32_t>(block.length));
+    const auto end_of = [&](std::int64_t slot) { return slot < paged && paged < high ? paged : high; };
+    const auto starting = [&](std::int64_t slot) {
+        return PanelSlots{slot, in_turn && sees_run(run, block, slot, low, end_of(slot)) ? kTile : kPanel};
+    };
     std::uint16_t row_scales[2 * kTile];
     float bias[kTile];
-    for (std::int64_t next = low / step * step; next < high;) {
-        const std::int64_t first = next;
-        const std::int64_t end = first < paged && paged < high ? paged : high;
-        const TileSlots at{block.sequence, block.head, first, end, static_cast<std::int32_t>(smaller(kTile, end - first))};
-        tile.first = first;
+    std::int64_t base = low / step * step; // of the tile, or of the four in turn
+    TileSlots at{block.sequence, block.head, starting(base), {}, 0, 0};
+    for (; at.here.first < high; at.here = at.next) {
+        const std::int64_t first = at.here.first;
+        const bool whole_run = at.here.in_turn();
+        at.end = end_of(first);
+        at.slots = static_cast<std::int32_t>(smaller(kTile, at.end - first));
+        tile.at = at.here;
         tile.slots = at.slots;
         tile.seen_by_all = ~std::uint64_t{0};
         for (std::int32_t r = 0; r < block.count; ++r) {
-            tile.seen[r] = seen_slots(run, block, r, first, low, end);
+            tile.seen[r] = whole_run ? ~std::uint64_t{0} : seen_slots(run, block, r, first, low, at.end);
             tile.seen_by_all &= tile.seen[r];
         }
-        next += at.slots;
+        if (whole_run && first + kPanel < base + kTile) {
+            at.next = {first + kPanel, kTile};
+        } else {
+            base += whole_run ? kRun : at.slots;
+            at.next = starting(base);
+        }
         find_tile(cache, at, row_scales, tile);
         if constexpr (kTileProducts) {
             if (pipeline && tile.whole()) {
@@ -259,7 +291,7 @@ void run_item(const Run &run, const KvAttentionItem &item, float *scratch) {
     ScoreTerms terms = terms_of(run, block);
     RowState past[kBlockRows];
     const auto attend = [&](std::int64_t low, std::int64_t high) {
-        for_each_tile(run, block, tile, terms, low, high, true, [&] {
+        for_each_tile(run, block, tile, terms, low, high, false, [&] {
             advance_softmax(tile);
             weigh(tile);
         });
@@ -335,7 +367,7 @@ void run_probabilities(const Run &run, std::int64_t sequence, std::int64_t head,
         float lse[kBlockRows];
         for (std::int32_t r = 0; r < block.count; ++r) lse[r] = run.lse[token_of(run, block, r) * p.q_heads + head_of(run, block, r)];
         with_tile_unit(tile, [&] {
-            for_each_tile(run, block, tile, terms, first, end, false, [&] { add_probabilities(tile, lse, sums + (tile.first - first)); });
+            for_each_tile(run, block, tile, terms, first, end, true, [&] { add_probabilities(tile, lse, sums + (tile.at.first - first)); });
         });
     }
     float *to = static_cast<float *>(p.key_probability.data) + sequence * p.key_probability.stride[0] + head * p.key_probability.stride[1];

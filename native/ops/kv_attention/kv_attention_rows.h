@@ -5,8 +5,8 @@
 //   scores   sum over vectors of K row x q row; sixteen such sums, of four slots and four rows, are reduced together
 //   values   V rows, each times a broadcast weight; bf16 in pairs of slots where pairs multiply in one go
 //
-// Memory order, as in kv_attention_tiled.h: four streams side by side, slots t, 16 + t, 32 + t, 48 + t; each asks for rows ahead of those it uses,
-// and the beginning of a tile for the translations of the next one's addresses.
+// Memory order, as in kv_attention_tiled.h: four streams side by side, slot t of each panel; each asks for rows ahead of those it uses, and, where
+// tiles do not take panels in turn, the beginning of a tile for the translations of the next one's addresses.
 #pragma once
 
 #include "ops/kv_attention/kv_attention_tiled.h"
@@ -178,7 +178,7 @@ inline void with_row_dtype(const Tile &tile, Body &&body) {
 }
 
 inline void score_rows(const Tile &tile) {
-    prefetch_row_translations(tile);
+    if (!tile.at.in_turn()) prefetch_row_translations(tile);
     for_row_runs<kRowsOfSums>(tile.rows, [&](auto count, std::int32_t row) {
         if constexpr (kBf16Dot) {
             if (pairs_of_rows(tile)) {

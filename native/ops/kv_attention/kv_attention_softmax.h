@@ -42,7 +42,7 @@ inline void add_terms(const Tile &tile, const ScoreTerms &terms) {
             F32x16 s = F32x16::load(at);
             if (terms.softcap != 0.0F) s = cap * tanh(s / cap);
             if (terms.alibi) {
-                const F32x16 distance = F32x16::set(static_cast<float>(tile.first + t - terms.at[r])) + F32x16::load(kLanes);
+                const F32x16 distance = F32x16::set(static_cast<float>(tile.at.slot(t) - terms.at[r])) + F32x16::load(kLanes);
                 s = fma(F32x16::set(terms.slope[r]), distance, s);
             }
             if (terms.bias != nullptr) s = s + F32x16::load(terms.bias + t);

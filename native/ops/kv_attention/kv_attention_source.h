@@ -8,11 +8,16 @@ namespace strata::STRATA_ISA_NAMESPACE {
 
 namespace {
 
-/// Slots [first, first + slots) of one (sequence, head), of those that lie below `end`.
+/// The slots of a tile of one (sequence, head), `slots` of them and all below `end`; and those of the tile after it.
 struct TileSlots {
     std::int64_t sequence, head;
-    std::int64_t first, end;
+    PanelSlots here, next;
+    std::int64_t end;
     std::int32_t slots;
+
+    /// Of the tile's slot t; past the last one it repeats, so that every place may be read.
+    std::int64_t slot(std::int32_t t) const { return here.slot(t < slots ? t : slots - 1); }
+    bool more() const { return next.first < end; }
 };
 
 inline const std::uint8_t *bytes_at(const View &view, std::int64_t element) {
@@ -22,35 +27,37 @@ inline const std::uint8_t *bytes_at(const View &view, std::int64_t element) {
 inline void find_rows(const KvCacheView &cache, const View &pool, const TileSlots &at, TileSource &source) {
     const std::int32_t *table = cache.table_row(at.sequence, at.head);
     const std::int64_t step = pool.stride[2] * dtype_bytes(pool.dtype);
-    std::int64_t page = at.first / cache.page_size;
-    std::int64_t in_page = at.first - page * cache.page_size;
     std::int32_t t = 0;
-    for (; t < at.slots; ++page, in_page = 0) {
-        const std::uint8_t *row = bytes_at(pool, cache.row(pool, table[page], at.head, in_page));
-        for (; t < at.slots && in_page < cache.page_size; ++t, ++in_page, row += step) source.rows[t] = row;
+    for (std::int32_t panel = 0; t < at.slots; ++panel) {
+        const std::int32_t end = at.slots < t + kPanel ? at.slots : t + kPanel;
+        const std::int64_t slot = at.here.slot(kPanel * panel);
+        std::int64_t page = slot / cache.page_size;
+        for (std::int64_t in_page = slot - page * cache.page_size; t < end; ++page, in_page = 0) {
+            const std::uint8_t *row = bytes_at(pool, cache.row(pool, table[page], at.head, in_page));
+            for (; t < end && in_page < cache.page_size; ++t, ++in_page, row += step) source.rows[t] = row;
+        }
     }
     for (; t < kTile; ++t) source.rows[t] = source.rows[t - 1];
     source.row_step = step;
 }
 
-/// Pages of the panels of slots [first, end), at most kTile, and where each begins in its page. Past the last slot its panel repeats, so that every
-/// place may be read.
+/// Pages of the panels of a tile, and where each begins in its page. Past the last slot its panel repeats, so that every place may be read.
 struct PanelPlaces {
     std::int64_t page[kPanels];
     std::int32_t slot[kPanels];
 };
 
-inline PanelPlaces find_places(const KvCacheView &cache, const TileSlots &at, std::int64_t first) {
+inline PanelPlaces find_places(const KvCacheView &cache, const TileSlots &at, const PanelSlots &panels) {
     const std::int32_t *table = cache.table_row(at.sequence, at.head);
-    std::int64_t entry = first / cache.page_size;
-    auto slot = static_cast<std::int32_t>(first - entry * cache.page_size);
+    std::int64_t entry = panels.first / cache.page_size;
+    std::int64_t slot = panels.first - entry * cache.page_size;
     PanelPlaces places;
     for (std::int32_t i = 0; i < kPanels; ++i) {
-        if (i != 0 && first + kPanel * i < at.end) {
-            for (slot += kPanel; slot >= cache.page_size; slot -= cache.page_size) ++entry;
+        if (i != 0 && panels.slot(kPanel * i) < at.end) {
+            for (slot += panels.step; slot >= cache.page_size; slot -= cache.page_size) ++entry;
         }
         places.page[i] = table[entry];
-        places.slot[i] = slot;
+        places.slot[i] = static_cast<std::int32_t>(slot);
     }
     return places;
 }
@@ -77,7 +84,7 @@ inline void find_scales(const KvCacheView &cache, const View &scales, std::int64
 
 /// The scale of slot t of a tile in rows of token-scaled codes.
 inline std::uint16_t token_scale(const KvCacheView &cache, const View &scales, const TileSlots &at, std::int32_t t) {
-    const std::int64_t slot = at.first + t;
+    const std::int64_t slot = at.slot(t);
     const std::int64_t page = slot / cache.page_size;
     const std::int64_t element = cache.row(scales, cache.table_row(at.sequence, at.head)[page], at.head, slot - page * cache.page_size);
     return *reinterpret_cast<const std::uint16_t *>(bytes_at(scales, element));
@@ -112,7 +119,7 @@ inline void find_pool(const KvCacheView &cache, bool keys, const TileSlots &at, 
     if (!rows) return;
     find_rows(cache, pool, at, source);
     if (!scaled) return;
-    for (std::int32_t t = 0; t < kTile; ++t) row_scales[t] = token_scale(cache, scales, at, t < at.slots ? t : at.slots - 1);
+    for (std::int32_t t = 0; t < kTile; ++t) row_scales[t] = token_scale(cache, scales, at, t);
     for (std::int32_t i = 0; i < kPanels; ++i) source.scales[i] = row_scales + kPanel * i;
 }
 
@@ -125,25 +132,22 @@ inline void find_tail(const KvCacheView &cache, const TileSlots &at, TileSource 
     const std::int64_t base = cache.tail(at.sequence, at.head) * cache.key_tail.stride[0];
     source.row_step = cache.key_tail.stride[1] * dtype_bytes(cache.key_tail.dtype);
     for (std::int32_t t = 0; t < kTile; ++t) {
-        const std::int64_t slot = at.first + (t < at.slots ? t : at.slots - 1);
-        source.rows[t] = bytes_at(cache.key_tail, base + slot % kKvBlock * cache.key_tail.stride[1]);
+        source.rows[t] = bytes_at(cache.key_tail, base + at.slot(t) % kKvBlock * cache.key_tail.stride[1]);
     }
 }
 
 /// Fills tile.keys and tile.values. row_scales: 2 kTile numbers that live as long as the tile.
 inline void find_tile(const KvCacheView &cache, const TileSlots &at, std::uint16_t *row_scales, Tile &tile) {
-    const std::int64_t after = at.first + at.slots;
-    const bool known = tile.found == at.first;
-    const bool more = after < at.end;
-    const PanelPlaces here = known ? PanelPlaces{} : find_places(cache, at, at.first);
-    const PanelPlaces next = more ? find_places(cache, at, after) : PanelPlaces{};
+    const bool known = tile.found == at.here;
+    const PanelPlaces here = known ? PanelPlaces{} : find_places(cache, at, at.here);
+    const PanelPlaces next = at.more() ? find_places(cache, at, at.next) : PanelPlaces{};
     const auto pool = [&](bool keys, std::uint16_t *own_scales, TileSource &source) {
-        find_pool(cache, keys, at, known ? nullptr : &here, more ? &next : nullptr, own_scales, source);
+        find_pool(cache, keys, at, known ? nullptr : &here, at.more() ? &next : nullptr, own_scales, source);
     };
     pool(true, row_scales, tile.keys);
     pool(false, row_scales + kTile, tile.values);
-    if (kv_block_scaled(cache.key_format) && at.first >= cache.paged_keys(cache.length(at.sequence, at.head))) find_tail(cache, at, tile.keys);
-    tile.found = more ? after : -1;
+    if (kv_block_scaled(cache.key_format) && at.here.first >= cache.paged_keys(cache.length(at.sequence, at.head))) find_tail(cache, at, tile.keys);
+    tile.found = at.more() ? at.next : PanelSlots{-1};
 }
 
 } // namespace

@@ -29,10 +29,25 @@ namespace {
 constexpr std::int32_t kTile = 64;  // slots: the tile of K and V stays in the second-level cache for every type and width
 constexpr std::int32_t kPanel = 16; // slots of a panel: the lanes of a vector
 constexpr std::int32_t kPanels = kTile / kPanel;
-constexpr std::int32_t kBlockRows = 96; // query rows that share the widening of a tile
+constexpr std::int32_t kRun = kPanels * kTile; // slots that four tiles may take in turn, see PanelSlots
+constexpr std::int32_t kBlockRows = 96;        // query rows that share the widening of a tile
 constexpr std::int32_t kMostChannels = 512;
 constexpr std::int32_t kFewRows = 8; // at most: decode, whose tiles are read once and bound by memory
 static_assert(kBlockRows % 16 == 0 && kTile % kPanel == 0 && kTile % kKvBlock == 0);
+
+/// Which slots a tile's panels take: panel i those from first + i step. Where a few rows see all of the next kRun slots, four tiles take a panel of
+/// each kTile of them in turn, so that a stream of memory runs on through a page (kv_attention_tiled.h):
+///
+///   one after the other   tile 0   0-15  16-31   32-47   48-63        in turn   tile 0   0-15  64-79  128-143  192-207
+///                         tile 1  64-79  80-95 ...                              tile 1  16-31  80-95 ...
+struct PanelSlots {
+    std::int64_t first = 0;
+    std::int64_t step = kPanel;
+
+    bool in_turn() const { return step != kPanel; }
+    std::int64_t slot(std::int32_t t) const { return first + t / kPanel * step + t % kPanel; }
+    bool operator==(const PanelSlots &) const = default;
+};
 
 /// Where the keys or the values of a tile lie. Tiles of layouts other than rows begin at a multiple of 16 slots (32 for block keys), so that a panel
 /// never leaves its page.
@@ -96,7 +111,7 @@ struct Tile {
     std::int32_t head_dim;
     std::int32_t rows;  // query rows in use
     std::int32_t slots; // slots in use
-    std::int64_t first; // the sequence's slot that is slot 0 of the tile
+    PanelSlots at;      // the sequence's slots that they are
     alignas(64) float max[kBlockRows];
     alignas(64) float lane_sums[kBlockRows][16]; // of exp(s - max), lane by lane
     std::uint64_t seen[kBlockRows];              // bit t: row r sees slot t; a row's bits never reach past `slots`
@@ -104,7 +119,7 @@ struct Tile {
     TileSource keys;
     TileSource values;
     const std::uint8_t *lines_apart[kMostChannels / 4]; // kv_attention_tiled.h: 32 channels' block scales are four lines of keys, four of values
-    std::int64_t found;                                 // the slot that the places of a next tile begin at, or -1
+    PanelSlots found;                                   // the slots whose places are those of the next tile; from -1: none are
 
     float sum(std::int32_t r) const { return reduce_add(F32x16::load(lane_sums[r])); }
 
@@ -118,7 +133,7 @@ struct Tile {
     void place(float *scratch, std::int64_t row_width, std::int32_t channels) {
         width = row_width;
         head_dim = channels;
-        found = -1;
+        found = {-1};
         q = scratch;
         o = q + kBlockRows * width;
         s = o + kBlockRows * width;

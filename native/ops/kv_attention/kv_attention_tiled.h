@@ -9,7 +9,8 @@
 // Memory order. A tile's keys are walked as four streams side by side, one a panel, a line of each in turn; then its values the same way, some
 // vectors of channels a pass. In one stream the address translations and the starts of the hardware's prefetch would follow one another: pages are
 // short and lie anywhere. Each line in use asks for the one a fixed lead later in its stream, which runs from a panel's keys over its values into the
-// next tile's keys; and the beginning of a tile asks for the first line of every 4 KiB of the next one, whose translations are then there.
+// next tile's keys. Where tiles take panels in turn (PanelSlots), those are next to the ones in use: a page's translations are needed one after
+// another, and only the first is far. Else the beginning of a tile asks for the first line of every 4 KiB of the next one.
 //
 //   panel 0   K . . . . . . K  V . . V          walked:  K0 K1 K2 K3 line 0, K0 K1 K2 K3 line 1 ...
 //   panel 1   K . . . . . . K  V . . V                   V0 row 0, V1 row 0 ... channels 0-63; then channels 64-127 ...
@@ -121,10 +122,11 @@ inline const std::uint8_t **list_scales(const TileSource &source, std::int32_t h
     return to;
 }
 
-/// Asks for the first line of every 4 KiB of the next tile.
-inline void prefetch_translations(Tile &tile, TileStreams &t) {
+/// Asks for what no stream brings early enough: the next tile's scales and, where its pages begin with it, the first line of every 4 KiB of them.
+inline void prefetch_apart(Tile &tile, TileStreams &t) {
     t.apart = tile.lines_apart;
     t.end_apart = list_scales(tile.values, tile.head_dim, false, list_scales(tile.keys, tile.head_dim, true, tile.lines_apart));
+    if (tile.at.in_turn()) return;
     for (std::int32_t i = 0; i < kPanels; ++i) {
         for (std::int64_t at = 0; at < t.key_bytes; at += 4096) prefetch(t.next_keys[i] + at);
         for (std::int64_t at = 0; at < t.value_bytes; at += 4096) prefetch(tile.values.next_panels[i] + at);
@@ -278,7 +280,7 @@ inline void score_block_codes(Tile &tile, const TileStreams &t, std::int32_t row
 
 inline void score_tiled(Tile &tile) {
     TileStreams t = streams_of(tile);
-    prefetch_translations(tile, t);
+    prefetch_apart(tile, t);
     with_number(tile.keys, [&](auto number) {
         constexpr Number kNumber = decltype(number)::value;
         for_row_runs<kRowsAtOnce>(tile.rows, [&](auto count, std::int32_t row) {
