@@ -38,6 +38,7 @@ struct RowState {
     float past_max, past_sum;
 };
 
+constexpr std::int32_t kRowsAhead = 8;    // of queries that are asked for before they are read
 constexpr std::int64_t kLeastTurn = 8192; // bytes of kTile keys or values: two pages of the machine's
 
 /// What all items share.
@@ -113,11 +114,16 @@ void load_queries(const Run &run, const Block &block, Tile &tile) {
     tile.pairs = few ? run.few_pairs : run.pairs;
     tile.query_parts = q.dtype == STRATA_DTYPE_BF16 && run.p.cache.rotation == 0 ? 1 : 2;
     tile.scale = run.p.scale;
+    const auto from = [&](std::int32_t r) { return token_of(run, block, r) * q.stride[0] + head_of(run, block, r) * q.stride[1]; };
     for (std::int32_t r = 0; r < block.count; ++r) {
+        prefetch_bytes(bytes_at(q, from(r + kRowsAhead < block.count ? r + kRowsAhead : r)), run.p.cache.head_dim * dtype_bytes(q.dtype));
+        if (tile.pairs && !few && tile.query_parts == 1) {
+            place_query(tile, r, static_cast<const std::uint16_t *>(q.data) + from(r));
+            continue;
+        }
         float *row = tile.q + r * run.width;
         F32x16::zero().store(row + run.width - 16); // channels past head_dim
-        convert(q.dtype, q.data, token_of(run, block, r) * q.stride[0] + head_of(run, block, r) * q.stride[1], STRATA_DTYPE_F32, row, 0,
-                run.p.cache.head_dim);
+        convert(q.dtype, q.data, from(r), STRATA_DTYPE_F32, row, 0, run.p.cache.head_dim);
         if (run.p.cache.rotation != 0) rotate(row, run.p.cache.head_dim, run.p.cache.rotation);
         if (tile.pairs) pack_query(tile, r);
         if (tile.pairs && !few) continue; // scores take the scale
@@ -181,6 +187,17 @@ ScoreTerms terms_of(const Run &run, const Block &block) {
     return terms;
 }
 
+/// tile.seen: the rows of a token see the same.
+void find_seen(const Run &run, const Block &block, std::int64_t first, std::int64_t low, std::int64_t high, Tile &tile) {
+    tile.seen_by_all = ~std::uint64_t{0};
+    const std::int64_t group = run.p.group;
+    for (std::int64_t r = 0, next = group - block.row % group; r < block.count; r = next, next += group) {
+        const std::uint64_t seen = seen_slots(run, block, static_cast<std::int32_t>(r), first, low, high);
+        tile.seen_by_all &= seen;
+        for (std::int64_t i = r; i < smaller(next, block.count); ++i) tile.seen[i] = seen;
+    }
+}
+
 /// Whether every row of the block sees all of the kRun slots from `first`, within [low, high).
 bool sees_run(const Run &run, const Block &block, std::int64_t first, std::int64_t low, std::int64_t high) {
     for (std::int64_t slot = first; slot < first + kRun; slot += kTile) {
@@ -223,10 +240,11 @@ void for_each_tile(const Run &run, const Block &block, Tile &tile, ScoreTerms &t
         at.slots = static_cast<std::int32_t>(smaller(kTile, at.end - first));
         tile.at = at.here;
         tile.slots = at.slots;
-        tile.seen_by_all = ~std::uint64_t{0};
-        for (std::int32_t r = 0; r < block.count; ++r) {
-            tile.seen[r] = whole_run ? ~std::uint64_t{0} : seen_slots(run, block, r, first, low, at.end);
-            tile.seen_by_all &= tile.seen[r];
+        if (whole_run) {
+            std::memset(tile.seen, 0xff, static_cast<std::size_t>(block.count) * sizeof *tile.seen);
+            tile.seen_by_all = ~std::uint64_t{0};
+        } else {
+            find_seen(run, block, first, low, at.end, tile);
         }
         if (whole_run && first + kPanel < base + kTile) {
             at.next = {first + kPanel, kTile};

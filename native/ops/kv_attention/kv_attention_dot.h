@@ -14,42 +14,48 @@ namespace strata::STRATA_ISA_NAMESPACE {
 
 namespace {
 
-template <int Rows, int Columns>
+template <int Rows, int Columns, int Parts>
 inline void dot_keys(const Tile &tile, std::int32_t row, std::int32_t panel) {
     const std::int32_t channel_pairs = (tile.head_dim + 1) / 2;
+    const std::int64_t part_step = kBlockRows * tile.depth;
+    const std::uint16_t *q = tile.query_pairs + row * tile.depth;
+    const std::uint16_t *keys[std::size_t{Columns}];
+    UNROLLED for (int i = 0; i < Columns; ++i) keys[i] = tile.key_panels[panel + i];
     Sums<Rows, Columns> c;
     c.clear();
-    const std::uint16_t *keys[std::size_t{Columns}];
-    for (int i = 0; i < Columns; ++i) keys[i] = tile.key_panels[panel + i];
-    for (std::int32_t part = 0; part < tile.query_parts; ++part) {
-        const std::uint16_t *q = tile.query_pairs + (part * kBlockRows + row) * tile.depth;
-        for (std::int32_t j = 0; j < channel_pairs; ++j) {
-            Bf16x32 operand[std::size_t{Columns}];
-            for (int i = 0; i < Columns; ++i) operand[i] = Bf16x32::load(keys[i] + 2 * kPanel * j);
-            for (int r = 0; r < Rows; ++r) {
-                const Bf16x32 factor = Bf16x32::set_pair(q + r * tile.depth + 2 * j);
-                for (int i = 0; i < Columns; ++i) c.v[r][i] = dot(c.v[r][i], operand[i], factor);
+    for (std::int32_t j = 0; j < channel_pairs; ++j, q += 2) {
+        Bf16x32 operand[std::size_t{Columns}];
+        UNROLLED for (int i = 0; i < Columns; ++i) operand[i] = Bf16x32::load(keys[i] + 2 * kPanel * j);
+        UNROLLED for (int part = 0; part < Parts; ++part) {
+            UNROLLED for (int r = 0; r < Rows; ++r) {
+                const Bf16x32 factor = Bf16x32::set_pair(q + part * part_step + r * tile.depth);
+                UNROLLED for (int i = 0; i < Columns; ++i) c.v[r][i] = dot(c.v[r][i], operand[i], factor);
             }
         }
     }
     const F32x16 scale = F32x16::set(tile.scale);
-    for (int r = 0; r < Rows; ++r) {
-        for (int i = 0; i < Columns; ++i) (c.v[r][i] * scale).store(tile.s + (row + r) * kTile + kPanel * (panel + i));
-    }
+    float *s = tile.s + row * kTile + kPanel * panel;
+    UNROLLED for (int r = 0; r < Rows; ++r) { UNROLLED for (int i = 0; i < Columns; ++i)(c.v[r][i] * scale).store(s + r * kTile + kPanel * i); }
 }
 
 /// s = scale q K^T for the panels that a row of the block sees: near the causal edge not all of them.
-inline void score_dot(Tile &tile) {
-    place_keys(tile, 2);
+template <int Parts>
+inline void score_parts(Tile &tile) {
     for_row_blocks(tile, [&](auto count, std::int32_t row) {
         const std::uint64_t seen = seen_by_any(tile, row, count());
         if (seen == 0) return;
         std::int32_t panel = std::countr_zero(seen) / kPanel;
         std::int32_t left = (static_cast<std::int32_t>(std::bit_width(seen)) + kPanel - 1) / kPanel - panel;
-        for (; left >= 4; left -= 4, panel += 4) dot_keys<count(), 4>(tile, row, panel);
-        for (; left >= 2; left -= 2, panel += 2) dot_keys<count(), 2>(tile, row, panel);
-        if (left > 0) dot_keys<count(), 1>(tile, row, panel);
+        for (; left >= 4; left -= 4, panel += 4) dot_keys<count(), 4, Parts>(tile, row, panel);
+        for (; left >= 2; left -= 2, panel += 2) dot_keys<count(), 2, Parts>(tile, row, panel);
+        if (left > 0) dot_keys<count(), 1, Parts>(tile, row, panel);
     });
+}
+
+inline void score_dot(Tile &tile) {
+    place_keys(tile, 2);
+    if (tile.query_parts == 1) return score_parts<1>(tile);
+    score_parts<2>(tile);
 }
 
 /// o += weights V for some rows and columns.
@@ -63,17 +69,23 @@ inline void dot_values(const Tile &tile, std::int32_t row, std::int64_t first) {
     if (any == 0) return;
     std::uint64_t common = tile.seen[row];
     for (int r = 1; r < Rows; ++r) common &= tile.seen[row + r];
-    Sums<Rows, Columns> c;
-    c.clear();
     // The first run of what all see, in whole pairs.
     const std::int32_t low = common == 0 ? 0 : (std::countr_zero(common) + 1) / 2;
     const std::int32_t high = common == 0 || low == kTile / 2 ? low : (2 * low + std::countr_one(common >> (2 * low))) / 2;
-    for (std::int32_t pair = low; pair < high; ++pair) {
-        Bf16x32 operand[std::size_t{Columns}];
-        for (int i = 0; i < Columns; ++i) operand[i] = words(pair, i);
-        for (int r = 0; r < Rows; ++r) {
-            const Bf16x32 factor = Bf16x32::set_pair(weights + r * kTile + 2 * pair);
-            for (int i = 0; i < Columns; ++i) c.v[r][i] = dot(c.v[r][i], operand[i], factor);
+    const auto place = [&](int r, int i) { return tile.o + (row + r) * tile.width + 16 * (first + i); };
+    if (low < high) {
+        Sums<Rows, Columns> c;
+        c.clear();
+        for (std::int32_t pair = low; pair < high; ++pair) {
+            Bf16x32 operand[std::size_t{Columns}];
+            UNROLLED for (int i = 0; i < Columns; ++i) operand[i] = words(pair, i);
+            UNROLLED for (int r = 0; r < Rows; ++r) {
+                const Bf16x32 factor = Bf16x32::set_pair(weights + r * kTile + 2 * pair);
+                UNROLLED for (int i = 0; i < Columns; ++i) c.v[r][i] = dot(c.v[r][i], operand[i], factor);
+            }
+        }
+        UNROLLED for (int r = 0; r < Rows; ++r) {
+            UNROLLED for (int i = 0; i < Columns; ++i)(F32x16::load(place(r, i)) + c.v[r][i]).store(place(r, i));
         }
     }
     for (std::uint64_t rest = any & ~bit_run(2 * low, 2 * high); rest != 0; rest &= rest - 1) {
@@ -83,14 +95,8 @@ inline void dot_values(const Tile &tile, std::int32_t row, std::int64_t first) {
             const F32x16 weight = F32x16::set(bf16_to_f32(weights[r * kTile + t]));
             for (int i = 0; i < Columns; ++i) {
                 const Bf16x32 operand = words(t / 2, i);
-                c.v[r][i] = fma(weight, t % 2 == 0 ? even_as_f32(operand) : odd_as_f32(operand), c.v[r][i]);
+                fma(weight, t % 2 == 0 ? even_as_f32(operand) : odd_as_f32(operand), F32x16::load(place(r, i))).store(place(r, i));
             }
-        }
-    }
-    for (int r = 0; r < Rows; ++r) {
-        for (int i = 0; i < Columns; ++i) {
-            float *o = tile.o + (row + r) * tile.width + 16 * (first + i);
-            (F32x16::load(o) + c.v[r][i]).store(o);
         }
     }
 }

@@ -35,6 +35,13 @@ inline void pack_query(const Tile &tile, std::int32_t r) {
     }
 }
 
+/// Query row r, whose head_dim numbers are bf16 already.
+inline void place_query(const Tile &tile, std::int32_t r, const std::uint16_t *row) {
+    std::uint16_t *to = tile.query_pairs + r * tile.depth;
+    std::memcpy(to, row, static_cast<std::size_t>(tile.head_dim) * sizeof *to);
+    std::memset(to + tile.head_dim, 0, static_cast<std::size_t>(tile.depth - tile.head_dim) * sizeof *to);
+}
+
 /// Weights of every row, from tile.s.
 inline void pack_weights(const Tile &tile) {
     for (std::int32_t r = 0; r < tile.rows; ++r) {

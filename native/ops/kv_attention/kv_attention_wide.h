@@ -239,15 +239,13 @@ constexpr std::int32_t kColumns = 1; // 12 sums, 2 operands and a broadcast in 1
 #endif
 static_assert(kBlockRows % kRows == 0 && kTile % (16 * kColumns) == 0);
 
-/// Sums that are to live in registers: every index must become a constant.
+/// Sums that are to live in registers: every index must become a constant before registers are assigned, and no loop with others may touch them.
 template <int Rows, int Columns>
 struct Sums {
     F32x16 v[std::size_t{Rows}][std::size_t{Columns}];
 
     void clear() {
-        for (auto &row : v) {
-            for (F32x16 &sum : row) sum = F32x16::zero();
-        }
+        UNROLLED for (auto &row : v) { UNROLLED for (F32x16 &sum : row) sum = F32x16::zero(); }
     }
 };
 
@@ -264,10 +262,10 @@ inline void multiply(const float *a, std::int64_t a_stride, const B &b, std::int
                      Sums<Rows, Columns> &c) {
     for (std::int32_t i = low; i < high; ++i) {
         F32x16 operand[std::size_t{Columns}];
-        for (int v = 0; v < Columns; ++v) operand[v] = b.load(i, first + v);
-        for (int r = 0; r < Rows; ++r) {
+        UNROLLED for (int v = 0; v < Columns; ++v) operand[v] = b.load(i, first + v);
+        UNROLLED for (int r = 0; r < Rows; ++r) {
             const F32x16 factor = F32x16::set(a[r * a_stride + i]);
-            for (int v = 0; v < Columns; ++v) c.v[r][v] = fma(factor, operand[v], c.v[r][v]);
+            UNROLLED for (int v = 0; v < Columns; ++v) c.v[r][v] = fma(factor, operand[v], c.v[r][v]);
         }
     }
 }
@@ -296,11 +294,12 @@ inline void multiply_keys(const Tile &tile) {
     for (std::int32_t v = 0; 16 * v < tile.slots; v += kColumns) { // outside: the columns stay in the first-level cache for all rows
         for_row_blocks(tile, [&](auto count, std::int32_t row) {
             if ((seen_by_any(tile, row, count()) & bit_run(16 * v, 16 * (v + kColumns))) == 0) return; // beyond the causal edge
-            Sums<count(), kColumns> c;
+            constexpr int kHere = count();
+            Sums<kHere, kColumns> c;
             c.clear();
             multiply(tile.q + row * tile.width, tile.width, keys, v, 0, depth, c);
-            for (int r = 0; r < count(); ++r) {
-                for (int i = 0; i < kColumns; ++i) c.v[r][i].store(tile.s + (row + r) * kTile + 16 * (v + i));
+            UNROLLED for (int r = 0; r < kHere; ++r) {
+                UNROLLED for (int i = 0; i < kColumns; ++i) c.v[r][i].store(tile.s + (row + r) * kTile + 16 * (v + i));
             }
         });
     }
@@ -316,24 +315,23 @@ inline void weigh_columns(const Tile &tile, std::int32_t row, std::int64_t first
     if (any == 0) return;
     std::uint64_t common = seen[0];
     for (int r = 1; r < Rows; ++r) common &= seen[r];
-    Sums<Rows, Columns> c;
-    c.clear();
     const std::int32_t low = common == 0 ? 0 : std::countr_zero(common);
-    const std::int32_t high = low + std::countr_one(common >> low);
-    multiply(p, kTile, values, first, low, high, c); // the first run of what all see: nearly always all of it
-    const std::uint64_t done = bit_run(low, common == 0 ? low : high);
-    for (std::uint64_t rest = any & ~done; rest != 0; rest &= rest - 1) {
+    const std::int32_t high = common == 0 ? low : low + std::countr_one(common >> low);
+    const auto place = [&](int r, int v) { return tile.o + (row + r) * tile.width + 16 * (first + v); };
+    if (low < high) { // the first run of what all see: nearly always all of it
+        Sums<Rows, Columns> c;
+        c.clear();
+        multiply(p, kTile, values, first, low, high, c);
+        UNROLLED for (int r = 0; r < Rows; ++r) {
+            UNROLLED for (int v = 0; v < Columns; ++v)(F32x16::load(place(r, v)) + c.v[r][v]).store(place(r, v));
+        }
+    }
+    for (std::uint64_t rest = any & ~bit_run(low, high); rest != 0; rest &= rest - 1) {
         const std::int32_t t = std::countr_zero(rest);
         for (int r = 0; r < Rows; ++r) {
             if ((seen[r] >> t & 1) == 0) continue;
             const F32x16 weight = F32x16::set(p[r * kTile + t]);
-            for (int v = 0; v < Columns; ++v) c.v[r][v] = fma(weight, values.load(t, first + v), c.v[r][v]);
-        }
-    }
-    for (int r = 0; r < Rows; ++r) {
-        for (int v = 0; v < Columns; ++v) {
-            float *o = tile.o + (row + r) * tile.width + 16 * (first + v);
-            (F32x16::load(o) + c.v[r][v]).store(o);
+            for (int v = 0; v < Columns; ++v) fma(weight, values.load(t, first + v), F32x16::load(place(r, v))).store(place(r, v));
         }
     }
 }
