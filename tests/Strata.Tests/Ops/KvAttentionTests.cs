@@ -58,6 +58,36 @@ public sealed class KvAttentionTests
         }
     }
 
+    // A window begins anywhere in a tile, and in a pair of slots, and at another slot for each query.
+    [TestCaseSource(typeof(TestDevices), nameof(TestDevices.Cpu))]
+    public void Run_NanInASlotThatAWindowHasLeft_StaysOut(TestDevice device)
+    {
+        Device open = TestDevices.Open(device);
+        const int tokens = 150, heads = 3, width = 32, window = 41;
+        Sequence[] sequences = [new(0, tokens, tokens)];
+        float[] queries = Attending.Queries(sequences, heads, width);
+        foreach ((DType type, KvLayout layout) in new[] { (DType.F32, KvLayout.Rows), (DType.BF16, KvLayout.Tiled), (DType.F16, KvLayout.Tiled) })
+        {
+            var shape = new KvCacheShape(type, 1, 1, width, PageSize: 32) { Layout = layout };
+            Attended Run(int bad) => Attending.Run(
+                open,
+                Attending.Cache(shape, sequences).FillValues((_, _, slot, c) => slot == bad ? double.NaN : Attending.Noise(2, 0, 0, slot, c)),
+                queries,
+                heads,
+                [tokens],
+                op => op with { Window = window });
+            Attended clean = Run(-1);
+            foreach (int bad in new[] { 0, 63, 70, 101 })
+            {
+                Attended got = Run(bad);
+                int first = bad * heads * width, end = Math.Min(tokens, bad + window) * heads * width;
+                Assert.That(got.Output[..first], Is.EqualTo(clean.Output[..first]), $"{type}: slot {bad} reached a row before it");
+                Assert.That(got.Output[first..end], Is.All.NaN, $"{type}: slot {bad} did not reach the rows that see it");
+                Assert.That(got.Output[end..], Is.EqualTo(clean.Output[end..]), $"{type}: slot {bad} reached a row whose window had left it");
+            }
+        }
+    }
+
     [TestCaseSource(typeof(TestDevices), nameof(TestDevices.All))]
     public void Run_OtherPageSizesAndLayouts_BitwiseEqual(TestDevice device)
     {
