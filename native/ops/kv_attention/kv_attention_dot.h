@@ -72,33 +72,24 @@ inline void dot_values(const Tile &tile, std::int32_t row, std::int64_t first) {
     // The first run of what all see, in whole pairs.
     const std::int32_t low = common == 0 ? 0 : (std::countr_zero(common) + 1) / 2;
     const std::int32_t high = common == 0 || low == kTile / 2 ? low : (2 * low + std::countr_one(common >> (2 * low))) / 2;
-    const auto place = [&](int r, int i) { return tile.o + (row + r) * tile.width + 16 * (first + i); };
-    if (low < high) {
-        Sums<Rows, Columns> c;
-        c.clear();
-        for (std::int32_t pair = low; pair < high; ++pair) {
-            Bf16x32 operand[std::size_t{Columns}];
-            UNROLLED for (int i = 0; i < Columns; ++i) operand[i] = words(pair, i);
-            UNROLLED for (int r = 0; r < Rows; ++r) {
-                const Bf16x32 factor = Bf16x32::set_pair(weights + r * kTile + 2 * pair);
-                UNROLLED for (int i = 0; i < Columns; ++i) c.v[r][i] = dot(c.v[r][i], operand[i], factor);
-            }
-        }
+    const std::uint64_t rest = any & ~bit_run(2 * low, 2 * high);
+    Sums<Rows, Columns> c;
+    c.clear();
+    for (std::int32_t pair = low; pair < high; ++pair) {
+        Bf16x32 operand[std::size_t{Columns}];
+        UNROLLED for (int i = 0; i < Columns; ++i) operand[i] = words(pair, i);
         UNROLLED for (int r = 0; r < Rows; ++r) {
-            UNROLLED for (int i = 0; i < Columns; ++i)(F32x16::load(place(r, i)) + c.v[r][i]).store(place(r, i));
+            const Bf16x32 factor = Bf16x32::set_pair(weights + r * kTile + 2 * pair);
+            UNROLLED for (int i = 0; i < Columns; ++i) c.v[r][i] = dot(c.v[r][i], operand[i], factor);
         }
     }
-    for (std::uint64_t rest = any & ~bit_run(2 * low, 2 * high); rest != 0; rest &= rest - 1) {
-        const std::int32_t t = std::countr_zero(rest);
-        for (int r = 0; r < Rows; ++r) {
-            if ((tile.seen[row + r] >> t & 1) == 0) continue;
-            const F32x16 weight = F32x16::set(bf16_to_f32(weights[r * kTile + t]));
-            for (int i = 0; i < Columns; ++i) {
-                const Bf16x32 operand = words(t / 2, i);
-                fma(weight, t % 2 == 0 ? even_as_f32(operand) : odd_as_f32(operand), F32x16::load(place(r, i))).store(place(r, i));
-            }
-        }
-    }
+    if (rest == 0) return join(tile, row, first, c);
+    join_with(
+        tile, row, first, c, rest, [&](int r, std::int32_t t) { return bf16_to_f32(weights[r * kTile + t]); },
+        [&](std::int32_t t, int i) {
+            const Bf16x32 operand = words(t / 2, i);
+            return t % 2 == 0 ? even_as_f32(operand) : odd_as_f32(operand);
+        });
 }
 
 inline void weigh_dot(Tile &tile) {

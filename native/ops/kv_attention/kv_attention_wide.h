@@ -305,35 +305,53 @@ inline void multiply_keys(const Tile &tile) {
     }
 }
 
+/// o += sums.
+template <int Rows, int Columns>
+inline void join(const Tile &tile, std::int32_t row, std::int64_t first, const Sums<Rows, Columns> &sums) {
+    UNROLLED for (int r = 0; r < Rows; ++r) {
+        UNROLLED for (int v = 0; v < Columns; ++v) {
+            float *o = tile.o + (row + r) * tile.width + 16 * (first + v);
+            (F32x16::load(o) + sums.v[r][v]).store(o);
+        }
+    }
+}
+
+/// o += sums + what the slots `rest` weigh, each for the rows that see it: weight(r, t) value(t, v). A copy of the sums, which may leave registers
+/// here.
+template <int Rows, int Columns, class Weight, class Value>
+inline void join_with(const Tile &tile, std::int32_t row, std::int64_t first, Sums<Rows, Columns> sums, std::uint64_t rest, Weight &&weight,
+                      Value &&value) {
+    for (; rest != 0; rest &= rest - 1) {
+        const std::int32_t t = std::countr_zero(rest);
+        for (int r = 0; r < Rows; ++r) {
+            if ((tile.seen[row + r] >> t & 1) == 0) continue;
+            const F32x16 factor = F32x16::set(weight(r, t));
+            for (int v = 0; v < Columns; ++v) sums.v[r][v] = fma(factor, value(t, v), sums.v[r][v]);
+        }
+    }
+    join(tile, row, first, sums);
+}
+
 /// o += p V for some rows and columns. A value that a row does not see must not even meet a zero: what all rows see is one product, the
-/// rest is added row by row.
+/// rest is added to its sums row by row.
 template <int Rows, int Columns, class B>
 inline void weigh_columns(const Tile &tile, std::int32_t row, std::int64_t first, const B &values) {
     const float *p = tile.s + row * kTile;
-    const std::uint64_t *seen = tile.seen + row;
     const std::uint64_t any = seen_by_any(tile, row, Rows);
     if (any == 0) return;
-    std::uint64_t common = seen[0];
-    for (int r = 1; r < Rows; ++r) common &= seen[r];
+    std::uint64_t common = tile.seen[row];
+    for (int r = 1; r < Rows; ++r) common &= tile.seen[row + r];
+    // The first run of what all see: nearly always all of it.
     const std::int32_t low = common == 0 ? 0 : std::countr_zero(common);
     const std::int32_t high = common == 0 ? low : low + std::countr_one(common >> low);
-    const auto place = [&](int r, int v) { return tile.o + (row + r) * tile.width + 16 * (first + v); };
-    if (low < high) { // the first run of what all see: nearly always all of it
-        Sums<Rows, Columns> c;
-        c.clear();
-        multiply(p, kTile, values, first, low, high, c);
-        UNROLLED for (int r = 0; r < Rows; ++r) {
-            UNROLLED for (int v = 0; v < Columns; ++v)(F32x16::load(place(r, v)) + c.v[r][v]).store(place(r, v));
-        }
-    }
-    for (std::uint64_t rest = any & ~bit_run(low, high); rest != 0; rest &= rest - 1) {
-        const std::int32_t t = std::countr_zero(rest);
-        for (int r = 0; r < Rows; ++r) {
-            if ((seen[r] >> t & 1) == 0) continue;
-            const F32x16 weight = F32x16::set(p[r * kTile + t]);
-            for (int v = 0; v < Columns; ++v) fma(weight, values.load(t, first + v), F32x16::load(place(r, v))).store(place(r, v));
-        }
-    }
+    const std::uint64_t rest = any & ~bit_run(low, high);
+    Sums<Rows, Columns> c;
+    c.clear();
+    multiply(p, kTile, values, first, low, high, c);
+    if (rest == 0) return join(tile, row, first, c);
+    join_with(
+        tile, row, first, c, rest, [&](int r, std::int32_t t) { return p[r * kTile + t]; },
+        [&](std::int32_t t, int v) { return values.load(t, first + v); });
 }
 
 template <int Rows, class B>
