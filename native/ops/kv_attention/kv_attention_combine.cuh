@@ -82,4 +82,17 @@ GPU_DEVICE void emit(const AttentionParams &p, const Work &work, int r, int chan
     }
 }
 
+/// Eight neighbouring channels, from shared memory; the first is a multiple of 8, as is head_dim.
+GPU_DEVICE void emit_chunk(const AttentionParams &p, const Work &work, int r, int channel, const float *o, const RowEnd &end) {
+    float v[kChunk];
+    load_chunk(STRATA_DTYPE_F32, o, 0, kChunk, true, v);
+    if (work.partial >= 0) {
+        store_chunk(STRATA_DTYPE_F32, p.partial_o, (int64_t{work.partial} + r) * p.cache.head_dim + channel, kChunk, true, v);
+        return;
+    }
+    GPU_UNROLL
+    for (int i = 0; i < kChunk; ++i) v[i] = divided(v[i], end);
+    store_chunk(p.out_dtype, p.out, token_of(p, work, r) * p.out_token + head_of(p, work, r) * p.out_head + channel, kChunk, p.out_wide, v);
+}
+
 } // namespace strata

@@ -42,7 +42,7 @@ GPU_KERNEL(kThreads, 4) kv_attention_merge_kernel(AttentionParams p) {
     const KvAttentionMerge merge = p.plan.merges[gpu::block_x()];
     if (!plan_fits(p, header)) return; // the attention kernels have raised the fault
     if (gpu::block_x() >= header.merges) return;
-    const Work work = find_rows(p, merge.sequence, merge.head, merge.row, merge.rows, kManyRows);
+    const Work work = find_rows(p, merge.sequence, merge.head, merge.row, merge.rows, kItemRows);
     const int32_t r = gpu::block_y();
     const int64_t last = merge.first + int64_t{merge.parts} * work.rows;
     if (merge.first < 0 || merge.parts < 1 || last > header.partials) {

@@ -223,8 +223,24 @@ GPU_DEVICE void load_query(const AttentionParams &p, const Work &work, const Sou
     }
 }
 
-/// Products to exponents of 2; what a row does not see becomes -inf. `views`: of row g of the warp's tile. Each question is asked
-/// once for all elements, so that they go through as one run of instructions.
+/// What a row does not see becomes -inf. `views`: of row g of the warp's tile. Each question is asked once for all elements, so that they
+/// go through as one run of instructions.
+template <class Source>
+GPU_DEVICE void hide_scores(const AttentionParams &p, const Tile &tile, const RowView *views, int warp_slot,
+                            float (&s)[std::size_t{Source::kScoreTiles}][4]) {
+    const int q = gpu::lane_id() & 3;
+    const RowView rows[2] = {views[0], views[8]};
+    if (gpu::all(sees_all(tile, rows[0], Source::kTileSlots) && sees_all(tile, rows[1], Source::kTileSlots))) return;
+    GPU_UNROLL
+    for (int n = 0; n < Source::kScoreTiles; ++n) {
+        GPU_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            if (!sees(p, tile, rows[i >> 1], tile.first + warp_slot + Source::score_slot(n, q, i & 1))) s[n][i] = -gpu::kInfinity;
+        }
+    }
+}
+
+/// Products to exponents of 2; what a row does not see becomes -inf.
 template <class Source>
 GPU_DEVICE void mask_scores(const AttentionParams &p, const Tile &tile, const RowView *views, const float *biases, int warp_slot,
                             float (&s)[std::size_t{Source::kScoreTiles}][4]) {
@@ -246,14 +262,7 @@ GPU_DEVICE void mask_scores(const AttentionParams &p, const Tile &tile, const Ro
             for (int i = 0; i < 4; ++i) s[n][i] *= p.scale_log2;
         }
     }
-    if (gpu::all(sees_all(tile, rows[0], Source::kTileSlots) && sees_all(tile, rows[1], Source::kTileSlots))) return;
-    GPU_UNROLL
-    for (int n = 0; n < Source::kScoreTiles; ++n) {
-        GPU_UNROLL
-        for (int i = 0; i < 4; ++i) {
-            if (!sees(p, tile, rows[i >> 1], tile.first + warp_slot + Source::score_slot(n, q, i & 1))) s[n][i] = -gpu::kInfinity;
-        }
-    }
+    hide_scores<Source>(p, tile, views, warp_slot, s);
 }
 
 GPU_DEVICE void wait_for_unit(int stages) {

@@ -17,8 +17,9 @@ namespace strata {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / gpu::kWarpSize;
-constexpr int kFewRows = 16;  // rows of an mma tile: one for the block
-constexpr int kManyRows = 64; // one for each warp
+constexpr int kFewRows = 16;   // rows of an mma tile: one for the block
+constexpr int kManyRows = 64;  // one for each warp
+constexpr int kItemRows = 128; // of an item with many: what the warpgroups of an sm_90 take at once
 constexpr int kStateNumbers = 4;
 
 /// Offsets of a block's shared memory, for launcher and kernel.
@@ -55,6 +56,7 @@ struct AttentionParams {
     bool q_split;    // q is finer than the type of the products: it is taken as a sum of two
     bool shaped;     // softcap, slopes or biases
     bool store_probability;
+    bool out_wide; // see wide_rows
 };
 
 /// The rows and slots of one block.
@@ -111,7 +113,7 @@ GPU_DEVICE Work find_work(const AttentionParams &p, int32_t index, int32_t sub, 
     }
     if (index >= (p.few ? header.few_items : header.items - header.few_items)) return Work{};
     if (!p.few) item = p.plan.items[header.few_items + index];
-    Work work = find_rows(p, item.sequence, item.head, item.row, item.rows, p.few ? kFewRows : kManyRows);
+    Work work = find_rows(p, item.sequence, item.head, item.row, item.rows, p.few ? kFewRows : kItemRows);
     if (work.rows == 0) return work;
     work.length = checked_length(work.length, p.max_length, p.fault);
     const bool good = item.sinks >= 0 && item.sinks <= item.begin && item.begin <= item.end && item.end <= work.length && item.partial >= -1 &&
@@ -123,6 +125,10 @@ GPU_DEVICE Work find_work(const AttentionParams &p, int32_t index, int32_t sub, 
     work.end = item.end;
     work.sinks = item.sinks;
     work.partial = item.partial < 0 ? -1 : item.partial + sub * rows_per_block;
+    if (p.causal && item.rows > rows_per_block && work.rows > 0) { // rows of a part see less than the item's last one
+        const int64_t seen = work.length - work.tokens + (work.row + work.rows - 1) / p.group + 1;
+        work.end = static_cast<int32_t>(gpu::max(int64_t{work.begin}, gpu::min(int64_t{work.end}, seen)));
+    }
     work.table = table_row(p.cache, work.sequence, work.head);
     return work;
 }
