@@ -38,6 +38,8 @@ GPU_DEVICE float over_block(float value, float (&warps)[kWarps][kStateNumbers], 
 GPU_KERNEL(kThreads, 4) kv_attention_merge_kernel(AttentionParams p) {
     GPU_DYNAMIC_SMEM(bytes);
     auto &smem = *reinterpret_cast<MergeSmem *>(bytes);
+    gpu::let_next_start();
+    gpu::wait_for_previous();
     const KvAttentionPlanHeader header = *p.plan.header;
     const KvAttentionMerge merge = p.plan.merges[gpu::block_x()];
     if (!plan_fits(p, header)) return; // the attention kernels have raised the fault

@@ -325,12 +325,14 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     constexpr int kScoreTiles = Source::kScoreTiles;
     constexpr int kColumns = Source::kDim / 8;
     constexpr int kSlotWarps = Source::kSlotWarps;
+    gpu::let_next_start();
     const int lane = gpu::lane_id();
     const int g = lane >> 2;
     const int q = lane & 3;
     const int row_tile = gpu::warp_id() / kSlotWarps;
     const int warp_slot = gpu::warp_id() % kSlotWarps * (Source::kTileSlots / kSlotWarps);
     auto &state = *reinterpret_cast<BlockState *>(smem + p.smem.state);
+    gpu::wait_for_previous();
     if (gpu::thread_x() == 0) {
         state.work = find_work(p, gpu::block_x(), gpu::block_y(), Source::kRows);
         if (state.work.rows > 0) state.walk = make_walk(p, state.work, Source::kTileSlots);

@@ -191,6 +191,7 @@ GPU_DEVICE int32_t choose_chunk(const PlanParams &p, PlanSmem &smem) {
 GPU_KERNEL(kPlanThreads, 1) kv_attention_plan_kernel(PlanParams p) {
     GPU_DYNAMIC_SMEM(bytes);
     auto &smem = *reinterpret_cast<PlanSmem *>(bytes);
+    gpu::let_next_start();
     const int32_t chunk = choose_chunk(p, smem);
     int64_t items = 0;
     int64_t merges = 0;

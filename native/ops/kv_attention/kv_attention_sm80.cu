@@ -126,8 +126,8 @@ Status launch_items(const Exec &exec, const KvAttentionProblem &p, const Family 
     params.few = few;
     if (family.layout == nullptr) {
         const gpu::Dim3 grid(blocks, rows / kPlainRows);
-        return launched("kv_attention",
-                        GPU_LAUNCH(kv_attention_plain_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim), exec.stream, params));
+        return launched("kv_attention", GPU_LAUNCH_AFTER(params.after, kv_attention_plain_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim),
+                                                         exec.stream, params));
     }
     params.few_kernel = few;
     params.smem = family.layout(p, few, params.q_split);
@@ -140,22 +140,25 @@ Status launch_items(const Exec &exec, const KvAttentionProblem &p, const Family 
 }
 
 Status launch_attention(const Exec &exec, const KvAttentionProblem &p, const Family &family, const KvAttentionSplit &split,
-                        const KvAttentionPlanBounds &bounds, const AttentionParams &params) {
+                        const KvAttentionPlanBounds &bounds, AttentionParams params) {
     const std::int64_t rows = p.tokens * p.group;
     const std::int64_t batch = p.cache.batch;
     if (batch > 1 || rows <= split.few_limit) {
         const std::int64_t tiles = smaller(rows, smaller(rows / kFewRows + batch, batch * ((split.few_limit + kFewRows) / kFewRows)));
         const std::int64_t items = smaller(bounds.items, most_items(p, split, tiles * p.cache.kv_heads, true));
         TRY(launch_items(exec, p, family, items, true, params));
+        params.after = true;
     }
     if (rows > split.few_limit) {
         const std::int64_t tiles = rows / kManyRows + smaller(batch, rows / kManyRows);
         const std::int64_t items = smaller(bounds.items, most_items(p, split, tiles * p.cache.kv_heads, false));
         TRY(launch_items(exec, p, family, items, false, params));
+        params.after = true;
     }
     if (bounds.merges == 0) return STRATA_OK;
     const gpu::Dim3 grid(static_cast<int>(bounds.merges), static_cast<int>(smaller(rows, rows > split.few_limit ? kManyRows : kFewRows)));
-    return launched("kv_attention", GPU_LAUNCH(kv_attention_merge_kernel, grid, kThreads, sizeof(MergeSmem), exec.stream, params));
+    return launched("kv_attention",
+                    GPU_LAUNCH_AFTER(params.after, kv_attention_merge_kernel, grid, kThreads, sizeof(MergeSmem), exec.stream, params));
 }
 
 } // namespace
@@ -189,7 +192,9 @@ Status kv_attention_gpu(Exec &exec, const void *problem) {
     params.known_lse = keeps_lse ? known_lse : nullptr;
     if (p.tokens > 0) {
         if (!p.plan.present()) TRY(launch_plan(exec, p, split, bounds, plan));
+        params.after = !p.plan.present();
         TRY(launch_attention(exec, p, family, split, bounds, params));
+        params.after = true;
     }
     if (!p.key_probability.present() || p.max_length == 0) return STRATA_OK;
     return launched("kv_attention", launch_probability(p, exec.stream, params));

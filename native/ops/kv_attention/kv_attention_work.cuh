@@ -52,6 +52,7 @@ struct AttentionParams {
     bool causal;
     bool few;        // the launch takes the items with few rows
     bool few_kernel; // and does so with blocks of few rows
+    bool after;      // for the launch: a kernel of this call is in front
     bool q_split;    // q is finer than the type of the products: it is taken as a sum of two
     bool shaped;     // softcap, slopes or biases
     bool store_probability;
