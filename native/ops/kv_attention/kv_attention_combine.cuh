@@ -76,7 +76,7 @@ GPU_DEVICE float divided(float o, const RowEnd &end) {
 /// One channel of a tile's row r: a result, or a part of one that the merge will add.
 GPU_DEVICE void emit(const AttentionParams &p, const Work &work, int r, int channel, float o, const RowEnd &end) {
     if (work.partial >= 0) {
-        p.partial_o[(int64_t{work.partial} + r) * p.cache.head_dim + channel] = o;
+        p.partial_o[(int64_t{work.partial} + r) * partial_pitch(p.cache.head_dim) + channel] = o;
     } else {
         store_element(p.out_dtype, p.out, token_of(p, work, r) * p.out_token + head_of(p, work, r) * p.out_head + channel, divided(o, end));
     }

@@ -156,7 +156,9 @@ Status launch_attention(const Exec &exec, const KvAttentionProblem &p, const Fam
         params.after = true;
     }
     if (bounds.merges == 0) return STRATA_OK;
-    const gpu::Dim3 grid(static_cast<int>(bounds.merges), static_cast<int>(smaller(rows, rows > split.few_limit ? kManyRows : kFewRows)));
+    // A block takes a row, or of sequences with more rows than the average several: blocks without rows cost more than they save.
+    const std::int64_t most_rows = smaller(rows, rows > split.few_limit ? kManyRows : kFewRows);
+    const gpu::Dim3 grid(static_cast<int>(bounds.merges), static_cast<int>(smaller(most_rows, (rows + batch - 1) / batch)));
     return launched("kv_attention",
                     GPU_LAUNCH_AFTER(params.after, kv_attention_merge_kernel, grid, kThreads, sizeof(MergeSmem), exec.stream, params));
 }
@@ -181,7 +183,7 @@ Status kv_attention_gpu(Exec &exec, const void *problem) {
 
     const bool keeps_lse = p.key_probability.present() && !p.lse.present();
     void *plan = p.plan.present() ? p.plan.data : exec.planner.take<std::int32_t>(bounds.words());
-    float *partial_o = exec.planner.take<float>(bounds.partials * p.cache.head_dim);
+    float *partial_o = exec.planner.take<float>(bounds.partials * partial_pitch(p.cache.head_dim));
     float *partial_state = exec.planner.take<float>(bounds.partials * kStateNumbers);
     float *known_lse = exec.planner.take<float>(keeps_lse ? p.tokens * p.q_heads : 0);
     if (exec.dry_run || p.cache.batch == 0) return STRATA_OK;

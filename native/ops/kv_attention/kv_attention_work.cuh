@@ -42,7 +42,7 @@ struct AttentionParams {
     const float *slopes, *sink_logits; // null: none
     int64_t q_token, q_head, out_token, out_head, lse_token, lse_head, past_token, past_head, probability_sequence, probability_head;
     int64_t slope_step, sink_step;
-    float *partial_o;     // [rows of partial results][head_dim]
+    float *partial_o;     // [rows of partial results][partial_pitch]
     float *partial_state; // [rows of partial results][max, sum, max and sum of the past], maxima in units of log2
     uint32_t *fault;
     int64_t max_length, most_items, most_merges, most_partials;
@@ -58,6 +58,9 @@ struct AttentionParams {
     bool store_probability;
 };
 
+/// Floats from one row of partial results to the next: whole 16 bytes.
+GPU_HOST_DEVICE constexpr int32_t partial_pitch(int32_t head_dim) { return (head_dim + 3) / 4 * 4; }
+
 /// The rows and slots of one block.
 struct Work {
     int64_t sequence, head;
@@ -72,11 +75,22 @@ struct Work {
     const int32_t *table;
 };
 
+/// One condition, not a chain of them, so that the header's words are loaded together.
 GPU_DEVICE bool plan_fits(const AttentionParams &p, const KvAttentionPlanHeader &header) {
-    return header.magic == kPlanMagic && header.batch == p.offsets.batch && header.kv_heads == p.kv_heads && header.tokens == p.offsets.rows &&
-           header.group == p.group && header.items >= 0 && header.items <= p.most_items && header.few_items >= 0 &&
-           header.few_items <= header.items && header.merges >= 0 && header.merges <= p.most_merges && header.partials >= 0 &&
-           header.partials <= p.most_partials;
+    bool fits = header.magic == kPlanMagic;
+    fits &= header.batch == p.offsets.batch;
+    fits &= header.kv_heads == p.kv_heads;
+    fits &= header.tokens == p.offsets.rows;
+    fits &= header.group == p.group;
+    fits &= header.items >= 0;
+    fits &= header.items <= p.most_items;
+    fits &= header.few_items >= 0;
+    fits &= header.few_items <= header.items;
+    fits &= header.merges >= 0;
+    fits &= header.merges <= p.most_merges;
+    fits &= header.partials >= 0;
+    fits &= header.partials <= p.most_partials;
+    return fits;
 }
 
 /// The rows that an item or a merge names, with the length as it is; rows is 0, with a fault, where they do not exist.
