@@ -116,21 +116,35 @@ GPU_DEVICE Work find_rows(const AttentionParams &p, int32_t sequence, int32_t he
     return work;
 }
 
+/// What an item must be whatever its sequence is.
+GPU_DEVICE bool item_fits(const KvAttentionPlanHeader &header, const KvAttentionItem &item) {
+    bool fits = (item.sequence | item.head | item.row | item.sinks) >= 0;
+    fits &= item.sinks <= item.begin;
+    fits &= item.begin <= item.end;
+    fits &= item.partial >= -1;
+    fits &= (item.partial < 0) | (item.partial <= header.partials - item.rows);
+    return fits;
+}
+
 /// The block's item, or of a larger one the sub-th `rows_per_block` rows. Every thread of a block finds the same.
 GPU_DEVICE Work find_work(const AttentionParams &p, int32_t index, int32_t sub, int32_t rows_per_block) {
     const KvAttentionPlanHeader header = *p.plan.header;
-    KvAttentionItem item = p.plan.items[index]; // the right one of few rows, so that one wait serves both
-    if (!plan_fits(p, header)) {
-        raise_fault(p.fault, kFaultIndex);
+    KvAttentionItem item = p.plan.items[index]; // the right one of few rows; asked about together with the header, one wait serves both
+    const bool fits = plan_fits(p, header);
+    const bool there = index < (p.few ? header.few_items : header.items - header.few_items);
+    bool good = item_fits(header, item) | (!p.few);
+    if (!(fits & there & good)) {
+        if (!fits || (there && !good)) raise_fault(p.fault, kFaultIndex);
         return Work{};
     }
-    if (index >= (p.few ? header.few_items : header.items - header.few_items)) return Work{};
-    if (!p.few) item = p.plan.items[header.few_items + index];
+    if (!p.few) {
+        item = p.plan.items[header.few_items + index];
+        good = item_fits(header, item);
+    }
     Work work = find_rows(p, item.sequence, item.head, item.row, item.rows, p.few ? kFewRows : kManyRows);
     if (work.rows == 0) return work;
     work.length = checked_length(work.length, p.max_length, p.fault);
-    const bool good = item.sinks >= 0 && item.sinks <= item.begin && item.begin <= item.end && item.end <= work.length && item.partial >= -1 &&
-                      (item.partial < 0 || item.partial <= header.partials - item.rows);
+    good &= item.end <= work.length;
     if (!good) raise_fault(p.fault, kFaultIndex);
     work.rows = good ? gpu::max(0, gpu::min(work.rows - sub * rows_per_block, rows_per_block)) : 0;
     work.row += sub * rows_per_block;
