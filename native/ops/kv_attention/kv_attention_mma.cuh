@@ -492,14 +492,19 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     // ---- store; a warp takes whole rows
     for (int r = gpu::warp_id(); r < (turned ? Source::kRows : work.rows); r += kWarps) {
         const int first = r / 16 * kSlotWarps * 16 + r % 16;
-        for (int channel = lane; channel < Source::kDim; channel += gpu::kWarpSize) {
-            float value = 0.0f;
+        for (int channel = lane * kEmitted; channel < Source::kDim; channel += gpu::kWarpSize * kEmitted) {
+            float values[std::size_t{kEmitted}] = {};
             GPU_UNROLL
-            for (int w = 0; w < kSlotWarps; ++w) value = gpu::fma(end.rows[first + 16 * w][channel], end.weights[first + 16 * w], value);
+            for (int w = 0; w < kSlotWarps; ++w) {
+                const gpu::U4 words = gpu::load16(end.rows[first + 16 * w] + channel);
+                GPU_UNROLL
+                for (int j = 0; j < kEmitted; ++j) values[j] = gpu::fma(gpu::as_float(words.v[j]), end.weights[first + 16 * w], values[j]);
+            }
             if (turned) {
-                end.rows[first][channel] = value;
-            } else if (channel < p.cache.head_dim) {
-                emit(p, work, r, channel, value, end.ends[r]);
+                gpu::store16(end.rows[first] + channel,
+                             gpu::U4{{gpu::as_uint(values[0]), gpu::as_uint(values[1]), gpu::as_uint(values[2]), gpu::as_uint(values[3])}});
+            } else {
+                emit_some(p, work, r, channel, values, end.ends[r]);
             }
         }
     }
