@@ -32,6 +32,10 @@
 // 12. GPU_UNROLL in front of loops whose arrays must stay in registers; array indices there must become constants.
 // 13. Read ids into const ints once at the top of the kernel.
 // 14. Lambdas are fine; std:: algorithms and containers are not (constexpr helpers of your own are).
+// 15. A kernel that GPU_LAUNCH_AFTER launches has every thread call wait_for_previous before it reads or writes global memory,
+//     threads and blocks with nothing to do too: then the end of the last kernel of a chain is the end of all.
+//     A kernel in front of it calls let_next_start at its top: the next kernel's blocks come once all of its own have come,
+//     so they take no room from them, and are there, waiting, when it ends. Without the call they come when it has ended.
 //
 // Fragment layouts, with l = lane_id(), g = l >> 2, q = l & 3 (rows of A and C are m, columns of B and C are n):
 //   m16n8k16, 16-bit   A a[i], half e: row g + 8*(i & 1), k = 2q + e + 8*(i >> 1)
@@ -71,6 +75,9 @@
 //   GPU_LAUNCH(kernel, grid, block, smem_bytes, stream, params)
 //                           queues the kernel on the stream; an int, 0 when ok, else a code for launch_error_text;
 //                           grid and block are gpu::Dim3, an int or {x, y, z}; kernel may be a template-id
+//   GPU_LAUNCH_AFTER(after, kernel, grid, block, smem_bytes, stream, params)
+//                           the same; `after` says that a kernel of the same op call is in front of it in the stream, so that it may
+//                           start before that one has ended (see rule 15). False: what is in front is somebody else's
 
 namespace gpu {
 
@@ -130,6 +137,8 @@ GPU_DEVICE int warp_id();     ///< 0.., of a block with one dimension
 GPU_DEVICE void sync_threads(Site site = GPU_SITE); ///< the block's threads meet and see each other's writes
 GPU_DEVICE void sync_warp(Site site = GPU_SITE);    ///< the warp's lanes meet and see each other's writes
 GPU_DEVICE void threadfence();                      ///< orders this thread's memory accesses for the whole GPU
+GPU_DEVICE void wait_for_previous();                ///< until the kernels in front have ended and all they wrote is seen; see rule 15
+GPU_DEVICE void let_next_start();                   ///< what GPU_LAUNCH_AFTER launches next may start once all blocks have said so or ended
 
 // ---- copies from global to shared memory that run behind the thread's back ------------------------------------------
 

@@ -9,7 +9,8 @@
 #define GPU_UNROLL _Pragma("unroll")
 #define GPU_PRAGMA(text) _Pragma(#text)
 #define GPU_UNROLL_BY(count) GPU_PRAGMA(unroll count)
-#define GPU_LAUNCH(...) ::gpu::launch(__VA_ARGS__)
+#define GPU_LAUNCH(...) ::gpu::launch(false, __VA_ARGS__)
+#define GPU_LAUNCH_AFTER(after, kernel, ...) ::gpu::launch((after) && ::gpu::waits_for_previous<kernel>(), kernel, __VA_ARGS__)
 #define GPU_SITE \
     {}
 

@@ -117,7 +117,7 @@ void warpgroup_multiply(void **arguments, Site site) {
         if (lanes[lane]->b != first.b || lanes[lane]->apart != first.apart || lanes[lane]->add != first.add)
             fail(kBadArgument, site, "gave the lanes of a warpgroup_multiply different right operands; make it from what all lanes share");
     float a[16][16];
-    float b[16][Columns];
+    float b[16][std::size_t{Columns}];
     for (int lane = 0; lane < kLanes; ++lane) {
         const int g = lane >> 2, q = lane & 3;
         for (int e = 0; e < 2; ++e)
@@ -127,7 +127,7 @@ void warpgroup_multiply(void **arguments, Site site) {
         for (int n = 0; n < Columns; ++n)
             b[k][n] = Widen(*reinterpret_cast<const uint16_t *>(operand_at(first.b, first.apart, Rows ? n : k, Rows ? k : n)));
     for (int row = 0; row < 16; ++row) {
-        float sum[Columns] = {};
+        float sum[std::size_t{Columns}] = {};
         for (int k = 0; k < 16; ++k)
             for (int n = 0; n < Columns; ++n) sum[n] += a[row][k] * b[k][n];
         for (int n = 0; n < Columns; ++n) {

@@ -29,6 +29,8 @@ GPU_DEVICE int warp_id() { return simt::self->id >> 5; }
 GPU_DEVICE void sync_threads(Site site) { simt::barrier(site); }
 GPU_DEVICE void sync_warp(Site site) { simt::meet(simt::kSyncWarp, site, nullptr); }
 GPU_DEVICE void threadfence() { simt::fence(); }
+GPU_DEVICE void wait_for_previous() {} // a launch returns when its grid has ended
+GPU_DEVICE void let_next_start() {}
 
 namespace detail {
 

@@ -334,12 +334,14 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     constexpr int kScoreTiles = Source::kScoreTiles;
     constexpr int kColumns = Source::kDim / 8;
     constexpr int kSlotWarps = Source::kSlotWarps;
+    gpu::let_next_start();
     const int lane = gpu::lane_id();
     const int g = lane >> 2;
     const int q = lane & 3;
     const int row_tile = gpu::warp_id() / kSlotWarps;
     const int warp_slot = gpu::warp_id() % kSlotWarps * (Source::kTileSlots / kSlotWarps);
     auto &state = *reinterpret_cast<BlockState *>(smem + p.smem.state);
+    gpu::wait_for_previous();
     if (gpu::thread_x() == 0) {
         state.work = find_work(p, gpu::block_x(), gpu::block_y(), Source::kRows);
         if (state.work.rows > 0) state.walk = make_walk(p, state.work, Source::kTileSlots);
@@ -499,14 +501,19 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     // ---- store; a warp takes whole rows
     for (int r = gpu::warp_id(); r < (turned ? Source::kRows : work.rows); r += kWarps) {
         const int first = r / 16 * kSlotWarps * 16 + r % 16;
-        for (int channel = lane; channel < Source::kDim; channel += gpu::kWarpSize) {
-            float value = 0.0f;
+        for (int channel = lane * kEmitted; channel < Source::kDim; channel += gpu::kWarpSize * kEmitted) {
+            float values[std::size_t{kEmitted}] = {};
             GPU_UNROLL
-            for (int w = 0; w < kSlotWarps; ++w) value = gpu::fma(end.rows[first + 16 * w][channel], end.weights[first + 16 * w], value);
+            for (int w = 0; w < kSlotWarps; ++w) {
+                const gpu::U4 words = gpu::load16(end.rows[first + 16 * w] + channel);
+                GPU_UNROLL
+                for (int j = 0; j < kEmitted; ++j) values[j] = gpu::fma(gpu::as_float(words.v[j]), end.weights[first + 16 * w], values[j]);
+            }
             if (turned) {
-                end.rows[first][channel] = value;
-            } else if (channel < p.cache.head_dim) {
-                emit(p, work, r, channel, value, end.ends[r]);
+                gpu::store16(end.rows[first] + channel,
+                             gpu::U4{{gpu::as_uint(values[0]), gpu::as_uint(values[1]), gpu::as_uint(values[2]), gpu::as_uint(values[3])}});
+            } else {
+                emit_some(p, work, r, channel, values, end.ends[r]);
             }
         }
     }

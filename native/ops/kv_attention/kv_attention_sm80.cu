@@ -104,7 +104,6 @@ AttentionParams parameters(const Exec &exec, const KvAttentionProblem &p, const 
     params.q_split = needs_split(p);
     params.shaped = is_shaped(p);
     params.store_probability = p.store_probability;
-    params.out_wide = wide_rows(p.out);
     return params;
 }
 
@@ -146,8 +145,8 @@ Status launch_items(const Exec &exec, const KvAttentionProblem &p, const Family 
     }
     if (family.layout == nullptr) {
         const gpu::Dim3 grid(blocks, rows / kPlainRows);
-        return launched("kv_attention",
-                        GPU_LAUNCH(kv_attention_plain_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim), exec.stream, params));
+        return launched("kv_attention", GPU_LAUNCH_AFTER(params.after, kv_attention_plain_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim),
+                                                         exec.stream, params));
     }
     params.few_kernel = few;
     params.smem = family.layout(p, few, params.q_split);
@@ -160,22 +159,27 @@ Status launch_items(const Exec &exec, const KvAttentionProblem &p, const Family 
 }
 
 Status launch_attention(const Exec &exec, const KvAttentionProblem &p, const Family &family, const KvAttentionSplit &split,
-                        const KvAttentionPlanBounds &bounds, const AttentionParams &params) {
+                        const KvAttentionPlanBounds &bounds, AttentionParams params) {
     const std::int64_t rows = p.tokens * p.group;
     const std::int64_t batch = p.cache.batch;
     if (batch > 1 || rows <= split.few_limit) {
         const std::int64_t tiles = smaller(rows, smaller(rows / kFewRows + batch, batch * ((split.few_limit + kFewRows) / kFewRows)));
         const std::int64_t items = smaller(bounds.items, most_items(p, split, tiles * p.cache.kv_heads, true));
         TRY(launch_items(exec, p, family, items, true, params));
+        params.after = true;
     }
     if (rows > split.few_limit) {
         const std::int64_t tiles = rows / kItemRows + smaller(batch, rows / (split.few_limit + 1));
         const std::int64_t items = smaller(bounds.items, most_items(p, split, tiles * p.cache.kv_heads, false));
         TRY(launch_items(exec, p, family, items, false, params));
+        params.after = true;
     }
     if (bounds.merges == 0) return STRATA_OK;
-    const gpu::Dim3 grid(static_cast<int>(bounds.merges), static_cast<int>(smaller(rows, rows > split.few_limit ? kItemRows : kFewRows)));
-    return launched("kv_attention", GPU_LAUNCH(kv_attention_merge_kernel, grid, kThreads, sizeof(MergeSmem), exec.stream, params));
+    // A block takes a row, or of sequences with more rows than the average several: blocks without rows cost more than they save.
+    const std::int64_t most_rows = smaller(rows, rows > split.few_limit ? kItemRows : kFewRows);
+    const gpu::Dim3 grid(static_cast<int>(bounds.merges), static_cast<int>(smaller(most_rows, (rows + batch - 1) / batch)));
+    return launched("kv_attention",
+                    GPU_LAUNCH_AFTER(params.after, kv_attention_merge_kernel, grid, kThreads, sizeof(MergeSmem), exec.stream, params));
 }
 
 } // namespace
@@ -198,7 +202,7 @@ Status kv_attention_gpu(Exec &exec, const void *problem) {
 
     const bool keeps_lse = p.key_probability.present() && !p.lse.present();
     void *plan = p.plan.present() ? p.plan.data : exec.planner.take<std::int32_t>(bounds.words());
-    float *partial_o = exec.planner.take<float>(bounds.partials * p.cache.head_dim);
+    float *partial_o = exec.planner.take<float>(bounds.partials * partial_pitch(p.cache.head_dim));
     float *partial_state = exec.planner.take<float>(bounds.partials * kStateNumbers);
     float *known_lse = exec.planner.take<float>(keeps_lse ? p.tokens * p.q_heads : 0);
     if (exec.dry_run || p.cache.batch == 0) return STRATA_OK;
@@ -209,7 +213,9 @@ Status kv_attention_gpu(Exec &exec, const void *problem) {
     params.known_lse = keeps_lse ? known_lse : nullptr;
     if (p.tokens > 0) {
         if (!p.plan.present()) TRY(launch_plan(exec, p, split, bounds, plan));
+        params.after = !p.plan.present();
         TRY(launch_attention(exec, p, family, split, bounds, params));
+        params.after = true;
     }
     if (!p.key_probability.present() || p.max_length == 0) return STRATA_OK;
     return launched("kv_attention", launch_probability(p, exec.stream, params));

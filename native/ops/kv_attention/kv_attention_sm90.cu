@@ -24,7 +24,8 @@ SmemLayout layout_of() {
 
 template <int Dim, bool Bf16>
 int launch(int items, void *stream, const AttentionParams &params) {
-    return GPU_LAUNCH((kv_attention_warpgroup_kernel<Dim, Bf16>), items, kGroupThreads, static_cast<std::size_t>(params.smem.total), stream, params);
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_warpgroup_kernel<Dim, Bf16>), items, kGroupThreads,
+                            static_cast<std::size_t>(params.smem.total), stream, params);
 }
 
 } // namespace

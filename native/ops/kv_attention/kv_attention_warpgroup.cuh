@@ -170,6 +170,8 @@ kv_attention_warpgroup_kernel(AttentionParams p) {
     const int g = gpu::lane_id() >> 2;
     const int q = gpu::lane_id() & 3;
     auto &state = *reinterpret_cast<WarpgroupState *>(smem + p.smem.state);
+    gpu::let_next_start();
+    gpu::wait_for_previous();
     if (thread == 0) {
         state.work = find_work(p, gpu::block_x(), 0, kItemRows);
         if (state.work.rows > 0) state.walk = make_walk(p, state.work, Source::kTileSlots);
@@ -287,7 +289,7 @@ kv_attention_warpgroup_kernel(AttentionParams p) {
     }
     if (walk.border == tiles) keep_past();
 
-    // ---- store: rows meet in the memory of the units, threads take 8 channels of a row
+    // ---- store: rows meet in the memory of the units, threads take 4 channels of a row
     gpu::sync_threads();
     constexpr int kPitch = Dim + 8; // words; a half warp's pairs meet different banks
     auto *turned = reinterpret_cast<float *>(smem);
@@ -307,10 +309,14 @@ kv_attention_warpgroup_kernel(AttentionParams p) {
         if (q == 0 && r < work.rows) state.ends[r] = end_row(p, work, r, RowState{rows.max[i], sum, past[i], past_sum});
     }
     gpu::sync_threads();
-    for (int i = thread; i < work.rows * (Dim / kChunk); i += kGroupThreads) {
-        const int r = i / (Dim / kChunk);
-        const int channel = i % (Dim / kChunk) * kChunk;
-        if (channel < p.cache.head_dim) emit_chunk(p, work, r, channel, turned + r * kPitch + channel, state.ends[r]);
+    for (int i = thread; i < work.rows * (Dim / kEmitted); i += kGroupThreads) {
+        const int r = i / (Dim / kEmitted);
+        const int channel = i % (Dim / kEmitted) * kEmitted;
+        const gpu::U4 words = gpu::load16(turned + r * kPitch + channel);
+        float v[std::size_t{kEmitted}];
+        GPU_UNROLL
+        for (int j = 0; j < kEmitted; ++j) v[j] = gpu::as_float(words.v[j]);
+        emit_some(p, work, r, channel, v, state.ends[r]);
     }
 }
 

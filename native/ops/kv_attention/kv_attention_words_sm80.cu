@@ -54,27 +54,30 @@ int launch_few(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     const auto bytes = static_cast<std::size_t>(params.smem.total);
     if constexpr (Dim <= 128) {
         if (params.smem.key_codes == params.smem.value_codes) {
-            return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, T, true, static_cast<int>(C)>), grid, kThreads, bytes, stream, params);
+            return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, T, true, static_cast<int>(C)>), grid, kThreads, bytes, stream,
+                                    params);
         }
     }
-    return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, T, true>), grid, kThreads, bytes, stream, params);
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, T, true>), grid, kThreads, bytes, stream, params);
 }
 
 template <int Dim>
 int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     const auto bytes = static_cast<std::size_t>(params.smem.total);
-    if (!params.few_kernel) return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, 4, false>), grid, kThreads, bytes, stream, params);
+    if (!params.few_kernel) {
+        return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 4, false>), grid, kThreads, bytes, stream, params);
+    }
     if (params.smem.word_tiles == kHalves.group) {
         if (params.smem.key_codes == static_cast<std::int32_t>(Codes::kBfloat)) return launch_few<Dim, 2, Codes::kBfloat>(grid, stream, params);
         if (params.smem.key_codes == static_cast<std::int32_t>(Codes::kHalf)) return launch_few<Dim, 2, Codes::kHalf>(grid, stream, params);
-        return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, 2, true>), grid, kThreads, bytes, stream, params);
+        return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 2, true>), grid, kThreads, bytes, stream, params);
     }
     switch (static_cast<Codes>(params.smem.key_codes)) {
     case Codes::kInt8: return launch_few<Dim, 4, Codes::kInt8>(grid, stream, params);
     case Codes::kFloat8: return launch_few<Dim, 4, Codes::kFloat8>(grid, stream, params);
     case Codes::kByte: return launch_few<Dim, 4, Codes::kByte>(grid, stream, params);
     case Codes::kNibble: return launch_few<Dim, 4, Codes::kNibble>(grid, stream, params);
-    default: return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, 4, true>), grid, kThreads, bytes, stream, params);
+    default: return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 4, true>), grid, kThreads, bytes, stream, params);
     }
 }
 
