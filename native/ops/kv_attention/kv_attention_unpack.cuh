@@ -41,6 +41,21 @@ GPU_DEVICE void unpack_bytes(uint32_t word, uint32_t &low, uint32_t &high) {
     }
 }
 
+/// Bytes 0, 2 and 1, 3: of two rows of two numbers, the columns.
+template <Codes C>
+GPU_DEVICE void unpack_columns(uint32_t word, uint32_t &even, uint32_t &odd) {
+    static_assert(token_scaled(C));
+    if constexpr (C == Codes::kFloat8) {
+        unpack_bytes<C, false>(gpu::prmt(word, 0, 0x3120), even, odd);
+    } else {
+        constexpr uint32_t kThousands = 0x64646464u;
+        constexpr uint32_t kBias = 0x64806480u;
+        word ^= 0x80808080u;
+        even = gpu::hsub2(gpu::prmt(word, kThousands, 0x4240), kBias);
+        odd = gpu::hsub2(gpu::prmt(word, kThousands, 0x4341), kBias);
+    }
+}
+
 /// Neighbours (0, 2), (1, 3), (4, 6), (5, 7): byte i has neighbour i in its low half, i + 4 in its high half.
 template <bool Centred>
 GPU_DEVICE void unpack_nibbles(uint32_t word, uint32_t (&pairs)[4]) {
@@ -76,6 +91,9 @@ GPU_DEVICE void load_pairs(const unsigned char *at, uint32_t (&pairs)[4]) {
         pairs[1] = read.v[1];
     }
 }
+
+/// Two neighbouring fp16 at an address that is a multiple of them.
+GPU_DEVICE uint32_t load_pair(const uint16_t *at) { return uint32_t{at[0]} | uint32_t{at[1]} << 16; }
 
 /// Of a lane's 2 T slots of values, in the order of the pairs of its words.
 template <bool Nibbles, int T>
