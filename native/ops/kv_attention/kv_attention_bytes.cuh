@@ -30,6 +30,7 @@ struct ByteSource {
     static constexpr int kRows = Few ? kFewRows : kManyRows;
     static constexpr int kTileSlots = Few ? (Dim > 128 ? 64 : 128) : Dim > 128 ? 32 : 64; // so that two stages and the operands of q fit
     static constexpr int kScoreTiles = kTileSlots / kSlotWarps / 8;
+    static constexpr int kTiles = kScoreTiles < 4 ? kScoreTiles : 4; // of one ldmatrix of keys: a group
     static constexpr int kUnitBytes = kTileSlots * Dim;
     static constexpr int64_t kAbsent = -16; // still a multiple of the copies
     static constexpr bool kQueryInSmem = true;
@@ -39,6 +40,7 @@ struct ByteSource {
         int64_t key, value;
         float bias;
     };
+    /// By slot, but for the factors: what one lane needs of a group lies together.
     struct alignas(16) Info {
         int64_t key[std::size_t{kTileSlots}];
         int64_t value[std::size_t{kTileSlots}];
@@ -54,6 +56,7 @@ struct ByteSource {
     mutable uint16_t value_scale = 0;
     mutable float *key_factor = nullptr;
     mutable uint16_t *value_factor = nullptr;
+    mutable bool waiting = false;
 
     GPU_DEVICE ByteSource(const AttentionParams &params, const Work &of) : p(params), work(of) {}
 
@@ -65,12 +68,17 @@ struct ByteSource {
     static GPU_DEVICE int score_slot(int n, int q, int e) { return n * 8 + 2 * q + e; }
     static GPU_DEVICE int value_channel(int n, int column) { return n / 2 * 16 + 2 * column + n % 2; }
 
+    /// Place of a slot's factors: of each group, slots 8 n + 2 q + e by q, n, e.
+    static GPU_DEVICE int factor_place(int slot) {
+        constexpr int kGroup = 8 * kTiles;
+        return slot / kGroup * kGroup + slot % 8 / 2 * 2 * kTiles + slot / 8 % kTiles * 2 + slot % 2;
+    }
     /// Writes the scales asked for last. Their tile must be computed with after the next meeting of the block.
     GPU_DEVICE void settle() const {
-        if (key_factor == nullptr) return;
+        if (!waiting) return;
         *key_factor = gpu::f16_to_f32(key_scale);
         *value_factor = value_scale;
-        key_factor = nullptr;
+        waiting = false;
     }
 
     GPU_DEVICE Place resolve(const Tile &tile, int slot, bool there, int32_t entry) const {
@@ -91,8 +99,9 @@ struct ByteSource {
         info.key[slot] = place.key;
         info.value[slot] = place.value;
         info.bias[slot] = place.bias;
-        key_factor = info.key_factor + slot;
-        value_factor = info.value_factor + slot;
+        key_factor = info.key_factor + factor_place(slot);
+        value_factor = info.value_factor + factor_place(slot);
+        waiting = true;
         if (p.smem.stages == 1) settle(); // the next tile is this one
     }
 
@@ -120,20 +129,20 @@ struct ByteSource {
     }
     GPU_DEVICE void clean_values(const Tile &, unsigned char *) const {}
 
-    template <Codes C, class QueryOperands>
+    template <Codes C, bool Split, class QueryOperands>
     GPU_DEVICE void multiply_keys(const unsigned char *unit, const QueryOperands &query, int warp_slot,
                                   float (&s)[std::size_t{kScoreTiles}][4]) const {
-        constexpr int kTiles = kScoreTiles < 4 ? kScoreTiles : 4; // of one ldmatrix
         const int r = warp_slot + (gpu::lane_id() & (8 * kTiles - 1));
         const unsigned char *row = unit + r * Dim;
         GPU_UNROLL
         for (int kk = 0; kk < Dim / 16; ++kk) {
             uint32_t a[4];
+            uint32_t rest[4] = {0, 0, 0, 0};
             query.get(kk, a);
+            if constexpr (Split) query.get_rest(kk, rest);
             GPU_UNROLL
             for (int n = 0; n < kScoreTiles; n += kTiles) {
                 uint32_t codes[std::size_t{kTiles}];
-                uint32_t b[std::size_t{kTiles}][2];
                 const unsigned char *at = row + n * 8 * Dim + (kk ^ turn(r)) * 16;
                 if constexpr (kTiles == 4) {
                     gpu::ldmatrix_x4(codes, at);
@@ -142,23 +151,27 @@ struct ByteSource {
                 }
                 GPU_UNROLL
                 for (int j = 0; j < kTiles; ++j) {
-                    unpack_bytes<C, false>(codes[j], b[j][0], b[j][1]);
-                    gpu::mma_f16(s[n + j], a, b[j][0], b[j][1]);
-                }
-                if (p.q_split) {
-                    uint32_t rest[4];
-                    query.get_rest(kk, rest);
-                    GPU_UNROLL
-                    for (int j = 0; j < kTiles; ++j) gpu::mma_f16(s[n + j], rest, b[j][0], b[j][1]);
+                    uint32_t b[2];
+                    unpack_bytes<C, false>(codes[j], b[0], b[1]);
+                    gpu::mma_f16(s[n + j], a, b[0], b[1]);
+                    if constexpr (Split) gpu::mma_f16(s[n + j], rest, b[0], b[1]);
                 }
             }
+        }
+    }
+    template <Codes C, class QueryOperands>
+    GPU_DEVICE void multiply_keys(const unsigned char *unit, const QueryOperands &query, int warp_slot,
+                                  float (&s)[std::size_t{kScoreTiles}][4]) const {
+        if (p.q_split) {
+            multiply_keys<C, true>(unit, query, warp_slot, s);
+        } else {
+            multiply_keys<C, false>(unit, query, warp_slot, s);
         }
     }
 
     template <class QueryOperands>
     GPU_DEVICE void scores(const Tile &, const Info &info, const unsigned char *unit, const QueryOperands &query, int warp_slot,
                            float (&s)[std::size_t{kScoreTiles}][4]) const {
-        const int q = gpu::lane_id() & 3;
         GPU_UNROLL
         for (int n = 0; n < kScoreTiles; ++n) {
             GPU_UNROLL
@@ -169,10 +182,15 @@ struct ByteSource {
         } else {
             multiply_keys<Codes::kFloat8>(unit, query, warp_slot, s);
         }
+        const float *factors = info.key_factor + warp_slot + (gpu::lane_id() & 3) * 2 * kTiles;
         GPU_UNROLL
-        for (int n = 0; n < kScoreTiles; ++n) {
+        for (int n = 0; n < kScoreTiles; n += 2) { // two tiles' columns
+            const gpu::U4 read = gpu::load16(factors + n / kTiles * 8 * kTiles + n % kTiles * 2);
             GPU_UNROLL
-            for (int i = 0; i < 4; ++i) s[n][i] *= info.key_factor[warp_slot + score_slot(n, q, i & 1)];
+            for (int j = 0; j < 2; ++j) {
+                GPU_UNROLL
+                for (int i = 0; i < 4; ++i) s[n + j][i] *= gpu::as_float(read.v[2 * j + (i & 1)]);
+            }
         }
     }
 
@@ -182,12 +200,12 @@ struct ByteSource {
         const int lane = gpu::lane_id();
         const int r = warp_slot + (lane & 15);
         const unsigned char *row = unit + r * Dim;
-        const uint16_t *scales = info.value_factor + warp_slot + 2 * (lane & 3);
+        const uint16_t *scales = info.value_factor + warp_slot + (lane & 3) * 2 * kTiles;
         GPU_UNROLL
         for (int n = 0; n < kScoreTiles / 2; ++n) {
             const uint32_t a[4] = {gpu::pack2_f16(s[2 * n][0], s[2 * n][1]), gpu::pack2_f16(s[2 * n][2], s[2 * n][3]),
                                    gpu::pack2_f16(s[2 * n + 1][0], s[2 * n + 1][1]), gpu::pack2_f16(s[2 * n + 1][2], s[2 * n + 1][3])};
-            const uint32_t factors[2] = {load_pair(scales + 16 * n), load_pair(scales + 16 * n + 8)};
+            const gpu::U2 factors = gpu::load8(scales + 2 * n / kTiles * 8 * kTiles + 2 * n % kTiles * 2);
             GPU_UNROLL
             for (int d = 0; d < Dim / 32; ++d) {
                 uint32_t codes[4]; // slots 0-7 and 8-15 of one chunk, then of the next
@@ -199,8 +217,8 @@ struct ByteSource {
                     GPU_UNROLL
                     for (int i = 0; i < 2; ++i) {
                         unpack_columns<C>(codes[2 * c + i], even[i], odd[i]);
-                        even[i] = gpu::hmul2(even[i], factors[i]);
-                        odd[i] = gpu::hmul2(odd[i], factors[i]);
+                        even[i] = gpu::hmul2(even[i], factors.v[i]);
+                        odd[i] = gpu::hmul2(odd[i], factors.v[i]);
                     }
                     gpu::mma_f16(o[4 * d + 2 * c], a, even[0], even[1]);
                     gpu::mma_f16(o[4 * d + 2 * c + 1], a, odd[0], odd[1]);

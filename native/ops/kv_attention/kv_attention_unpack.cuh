@@ -30,8 +30,7 @@ GPU_HOST_DEVICE constexpr int word_shift(Codes codes) { return codes <= Codes::k
 template <Codes C, bool Centred>
 GPU_DEVICE void unpack_bytes(uint32_t word, uint32_t &low, uint32_t &high) {
     if constexpr (C == Codes::kFloat8) {
-        low = gpu::unpack2_e4m3(word & 0xffffu);
-        high = gpu::unpack2_e4m3(word >> 16);
+        gpu::unpack4_e4m3(word, low, high);
     } else {
         constexpr uint32_t kThousands = 0x64646464u;
         constexpr uint32_t kBias = C == Codes::kInt8 || Centred ? 0x64806480u : 0x64006400u;
@@ -91,9 +90,6 @@ GPU_DEVICE void load_pairs(const unsigned char *at, uint32_t (&pairs)[4]) {
         pairs[1] = read.v[1];
     }
 }
-
-/// Two neighbouring fp16 at an address that is a multiple of them.
-GPU_DEVICE uint32_t load_pair(const uint16_t *at) { return uint32_t{at[0]} | uint32_t{at[1]} << 16; }
 
 /// Of a lane's 2 T slots of values, in the order of the pairs of its words.
 template <bool Nibbles, int T>
