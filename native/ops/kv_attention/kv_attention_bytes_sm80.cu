@@ -42,14 +42,14 @@ int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     constexpr int kInt8 = static_cast<int>(Codes::kInt8);
     constexpr int kFloat8 = static_cast<int>(Codes::kFloat8);
     const auto bytes = static_cast<std::size_t>(params.smem.total);
-    if (!params.few_kernel) return GPU_LAUNCH((kv_attention_mma_bytes_kernel<Dim, false>), grid, kThreads, bytes, stream, params);
+    if (!params.few_kernel) return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_bytes_kernel<Dim, false>), grid, kThreads, bytes, stream, params);
     if (params.smem.key_codes != params.smem.value_codes) {
-        return GPU_LAUNCH((kv_attention_mma_bytes_kernel<Dim, true>), grid, kThreads, bytes, stream, params);
+        return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_bytes_kernel<Dim, true>), grid, kThreads, bytes, stream, params);
     }
     if (params.smem.key_codes == kInt8) {
-        return GPU_LAUNCH((kv_attention_mma_bytes_kernel<Dim, true, kInt8>), grid, kThreads, bytes, stream, params);
+        return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_bytes_kernel<Dim, true, kInt8>), grid, kThreads, bytes, stream, params);
     }
-    return GPU_LAUNCH((kv_attention_mma_bytes_kernel<Dim, true, kFloat8>), grid, kThreads, bytes, stream, params);
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_bytes_kernel<Dim, true, kFloat8>), grid, kThreads, bytes, stream, params);
 }
 
 } // namespace
