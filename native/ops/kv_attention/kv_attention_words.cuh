@@ -16,9 +16,10 @@
 // In shared memory a row of K has 4 chunks of 16 bytes and chunk c lies at c ^ 2 (row / 2 % 2); a row of V has Dim / 4 and chunk c lies
 // at c ^ 2 q, q the lane that the row is for. Both make the lanes of one access meet different banks.
 //
-// Scales: a token's scale of K multiplies its scores, in fp32. A block's scales of K are folded into q, what that rounds away is a second
-// term, so that scores are as exact as with fp32 keys; its middle values are one more column of the product, equal in all lanes. (Scaled
-// codes would need fewer instructions, but round.) Scales of V multiply the codes, not P: P times a small scale would leave the range of fp16.
+// Scales: a token's scale of K multiplies its scores, in fp32. A block's scales of K are folded into q; what that rounds away is a second
+// term where q has one anyway (kFoldExactly: always), so that scores are as exact as with keys of as many bits as q. Its middle values are
+// one more column of the product, equal in all lanes. Scales of V multiply the codes, not P: P times a small scale would leave the range of
+// fp16.
 #pragma once
 
 #include "ops/kv_attention/kv_attention_mma.cuh"
@@ -34,6 +35,10 @@ constexpr int key_unit_bytes(int slots, int dim, int per_word, bool block) {
 constexpr int value_unit_bytes(int slots, int dim, int per_word, bool block) {
     return slots * dim / per_word * 4 + (block ? 2 * (dim / kKvBlock) * slots * 2 : 0);
 }
+
+/// Whether q of one term becomes two when a block's scales are folded into it. Else the product is rounded to fp16, which moves a score by
+/// what keys of fp16 would, for a third of the instructions less.
+constexpr bool kFoldExactly = false;
 
 /// Key, Value: Codes that the kernel is made for, or kAnyCodes: the launch's parameters say.
 template <int Dim, int T, bool Few, int Key = kAnyCodes, int Value = kAnyCodes>
@@ -282,6 +287,7 @@ struct WordSource {
             query.get_rest(kk, rest);
             gpu::mma_f16(zero, rest, middle[0], middle[1]);
         }
+        if (!kFoldExactly && !split) return;
         GPU_UNROLL
         for (int i = 0; i < 4; ++i) { // what folding rounded away, and the second term of q
             const uint32_t left = gpu::hfma2(a[i], scales[i >> 1], folded[i] ^ 0x80008000u);
