@@ -13,6 +13,7 @@ import importlib.util
 import itertools
 import json
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -352,7 +353,7 @@ def _rows(full: bool) -> list[Row]:
 def sweep(options: argparse.Namespace, report: Report) -> int:
     run = Sweep(options, report)
     end = time.monotonic() + options.seconds
-    rows = [row for row in _rows(run.real) if not options.op or row.case.op in options.op]
+    rows = [row for row in _rows(run.real) if (not options.op or row.case.op in options.op) and re.search(options.row, row.case.name)]
     status = 0
     for at, row in enumerate(rows):
         if time.monotonic() > end:
@@ -437,6 +438,7 @@ def main() -> int:
             child.add_argument("--sensitivity", action="store_true", help="also make each result wrong and see that the comparison fails")
         if phase is sweep:
             child.add_argument("--seconds", type=float, default=165)
+            child.add_argument("--row", default="", help="only rows whose case matches this regular expression")
         if phase is worst:
             child.add_argument("--count", type=int, default=3)
         if phase is once:

@@ -30,6 +30,7 @@ struct DeviceTraits {
     ThreadPool *pool = nullptr;      // CPU only
     std::uint32_t *fault = nullptr;  // device address of the fault word; null on the CPU
     std::int32_t multiprocessors = 1;
+    std::int32_t architecture = 0;    // GPU: compute capability times ten
     bool host_checks_indices = false; // tables and lengths are ordinary host memory that the check step reads
 };
 

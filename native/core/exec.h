@@ -26,6 +26,7 @@ struct Exec {
     ThreadPool *pool = nullptr;       // CPU only
     std::uint32_t *fault = nullptr;   // GPU and simt: device address of the fault word
     std::int32_t multiprocessors = 1; // GPU and simt: for grid sizes
+    std::int32_t architecture = 0;    // GPU: compute capability times ten; simt: of the GPU that it stands for
     const char *impl = "";            // set by the device function: "qgemm/avx512vnni"
 };
 

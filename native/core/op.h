@@ -60,6 +60,7 @@ struct OpCall {
         exec.pool = context->traits.pool;
         exec.fault = context->traits.fault;
         exec.multiprocessors = context->traits.multiprocessors;
+        exec.architecture = context->traits.architecture;
         const Status status = context->traits.ops[static_cast<std::int32_t>(id)](exec, &problem);
         return carry(*context->backend, status);
     }

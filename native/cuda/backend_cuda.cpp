@@ -77,6 +77,15 @@ Status first_kernel(CudaState &state) {
     return cuda_status("context_create", cudaStreamSynchronize(state.memory));
 }
 
+Status read_architecture(int device, std::int32_t *architecture) {
+    int major = 0;
+    int minor = 0;
+    TRY(cuda_status("context_create", cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device)));
+    TRY(cuda_status("context_create", cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device)));
+    *architecture = 10 * major + minor;
+    return STRATA_OK;
+}
+
 Status open(const OpenOptions &options, void **state, DeviceTraits *traits) {
     strata_device_info info{};
     cuda_describe(options.index, &info);
@@ -99,6 +108,7 @@ Status open(const OpenOptions &options, void **state, DeviceTraits *traits) {
     traits->ops = gpu_ops();
     traits->fault = made->fault;
     traits->multiprocessors = info.threads;
+    TRY(read_architecture(made->device, &traits->architecture));
     *state = made.release();
     return STRATA_OK;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vocabulary of every GPU kernel: one set of intrinsics with two implementations, nvcc's and the host's.
 //
-// A kernel file (`*_sm80.cu`) includes this header (ops: by op_gpu.h) and nothing of CUDA. nvcc compiles it for the `cuda` devices
+// A kernel file (`*_sm80.cu`, `*_sm90.cu`) includes this header (ops: by op_gpu.h) and nothing of CUDA. nvcc compiles it for the `cuda` devices
 // (gpu_cuda.h); g++ compiles the very same file for the `simt` device (gpu_simt.h), where every CUDA thread is a fiber,
 // warps meet at their collectives, copies land late on purpose and wrong programs are told where they are wrong.
 //
@@ -32,6 +32,10 @@
 // 12. GPU_UNROLL in front of loops whose arrays must stay in registers; array indices there must become constants.
 // 13. Read ids into const ints once at the top of the kernel.
 // 14. Lambdas are fine; std:: algorithms and containers are not (constexpr helpers of your own are).
+// 15. A kernel that GPU_LAUNCH_AFTER launches has every thread call wait_for_previous before it reads or writes global memory,
+//     threads and blocks with nothing to do too: then the end of the last kernel of a chain is the end of all.
+//     A kernel in front of it calls let_next_start at its top: the next kernel's blocks come once all of its own have come,
+//     so they take no room from them, and are there, waiting, when it ends. Without the call they come when it has ended.
 //
 // Fragment layouts, with l = lane_id(), g = l >> 2, q = l & 3 (rows of A and C are m, columns of B and C are n):
 //   m16n8k16, 16-bit   A a[i], half e: row g + 8*(i & 1), k = 2q + e + 8*(i >> 1)
@@ -65,12 +69,15 @@
 //                           a kernel of at most `threads` threads; `min_blocks` blocks of it are to fit one SM
 //   GPU_DEVICE              a function of device code
 //   GPU_HOST_DEVICE         a function of both sides (layout arithmetic)
-//   GPU_DYNAMIC_SMEM(name)  `unsigned char name[]`, 128-byte aligned: the block's shared memory
+//   GPU_DYNAMIC_SMEM(name)  `unsigned char name[]`, 1 KiB aligned: the block's shared memory
 //   GPU_UNROLL              in front of a loop: unroll it fully
 //   GPU_UNROLL_BY(n)        or n times, to have the loads of n steps under way
 //   GPU_LAUNCH(kernel, grid, block, smem_bytes, stream, params)
 //                           queues the kernel on the stream; an int, 0 when ok, else a code for launch_error_text;
 //                           grid and block are gpu::Dim3, an int or {x, y, z}; kernel may be a template-id
+//   GPU_LAUNCH_AFTER(after, kernel, grid, block, smem_bytes, stream, params)
+//                           the same; `after` says that a kernel of the same op call is in front of it in the stream, so that it may
+//                           start before that one has ended (see rule 15). False: what is in front is somebody else's
 
 namespace gpu {
 
@@ -94,6 +101,10 @@ constexpr int kWarpSize = 32;
 constexpr int kMaxThreadsPerBlock = 1024;
 /// Dynamic shared memory that every supported GPU grants one block; more (up to 163 KiB) needs sm_80 or sm_90 proper.
 constexpr std::size_t kPortableSmemBytes = 99 * 1024;
+/// What a block of an sm_90 gets.
+constexpr std::size_t kHopperSmemBytes = 227 * 1024;
+/// The compute capability, times ten, whose own instructions the `*_sm90.cu` files use; the only one that takes their kernels.
+constexpr int kHopper = 90;
 
 constexpr float kInfinity = __builtin_huge_valf();
 constexpr float kLog2e = 1.44269504088896340736f;
@@ -126,6 +137,8 @@ GPU_DEVICE int warp_id();     ///< 0.., of a block with one dimension
 GPU_DEVICE void sync_threads(Site site = GPU_SITE); ///< the block's threads meet and see each other's writes
 GPU_DEVICE void sync_warp(Site site = GPU_SITE);    ///< the warp's lanes meet and see each other's writes
 GPU_DEVICE void threadfence();                      ///< orders this thread's memory accesses for the whole GPU
+GPU_DEVICE void wait_for_previous();                ///< until the kernels in front have ended and all they wrote is seen; see rule 15
+GPU_DEVICE void let_next_start();                   ///< what GPU_LAUNCH_AFTER launches next may start once all blocks have said so or ended
 
 // ---- copies from global to shared memory that run behind the thread's back ------------------------------------------
 
@@ -158,6 +171,37 @@ GPU_DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint
 GPU_DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site = GPU_SITE);
 /// c[16,8] += a[16,32] * b[32,8]: signed bytes in, int32 sums.
 GPU_DEVICE void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site = GPU_SITE);
+
+// ---- tensor cores, four warps together (files `*_sm90.cu` only) ------------------------------------------------------
+
+// A warpgroup is four neighbouring warps, the first one's number a multiple of 4; warp w of it has rows 16 w ... 16 w + 15 of d and a, each
+// tile of 8 columns of d as c of the mma above, a as there. The products run behind the threads' backs: between warpgroup_start and
+// warpgroup_wait nobody may touch d, a or the shared memory of b.
+
+/// A right operand in shared memory: rows of 64 numbers (128 bytes), chunk c of 16 bytes of row r at chunk c ^ (r & 7), from a multiple of 1 KiB on.
+struct WarpgroupOperand;
+/// `at`: where the first number would lie without the exchange; `apart`: bytes from 64 columns to the next 64 of the same rows.
+GPU_DEVICE WarpgroupOperand warpgroup_operand(const void *at, int apart);
+/// This thread's writes to shared memory, and its copies that it has waited for, are there for products that start after the next sync_threads.
+GPU_DEVICE void publish_to_warpgroups();
+/// Before the first of some products, once d and a are set.
+GPU_DEVICE void warpgroup_start(Site site = GPU_SITE);
+/// d[64, Columns] (+)= a[64, 16] * b: fp32 sums of 16-bit numbers; where not `add`, d is overwritten.
+/// Rows: b's rows are columns of d and its 16 columns the sum's index (Q.K^T); else its 16 rows are that (P.V). Columns: 64 or 128.
+template <int Columns, bool Bf16, bool Rows>
+GPU_DEVICE void warpgroup_multiply(float (&d)[std::size_t{Columns / 8}][4], const uint32_t (&a)[4], const WarpgroupOperand &b, bool add,
+                                   Site site = GPU_SITE);
+/// Closes the group of products since the last commit.
+GPU_DEVICE void warpgroup_commit();
+/// Waits until at most N of the newest groups are still under way.
+template <int N>
+GPU_DEVICE void warpgroup_wait();
+/// Before warpgroup_start, of each a that is set by then: keeps the compiler from setting it among the products.
+template <std::size_t Steps>
+GPU_DEVICE void warpgroup_operands(uint32_t (&a)[Steps][4]);
+/// After the wait, before d is used: keeps the compiler from using it earlier.
+template <std::size_t Tiles>
+GPU_DEVICE void warpgroup_result(float (&d)[Tiles][4]);
 
 // ---- lanes of a warp talk (full warp always) ------------------------------------------------------------------------
 
@@ -269,6 +313,7 @@ GPU_DEVICE uint32_t atomic_inc(uint32_t *p, uint32_t limit);                    
 
 #if defined(__CUDACC__)
 #include "gpu_cuda.h"
+#include "gpu_cuda_warpgroup.h"
 #else
 #include "../simt/gpu_simt.h"
 #endif

@@ -4,6 +4,8 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
+
 namespace gpu {
 
 GPU_DEVICE int thread_x() { return static_cast<int>(threadIdx.x); }
@@ -24,6 +26,16 @@ GPU_DEVICE int warp_id() { return static_cast<int>(threadIdx.x) >> 5; }
 GPU_DEVICE void sync_threads(Site) { __syncthreads(); }
 GPU_DEVICE void sync_warp(Site) { __syncwarp(); }
 GPU_DEVICE void threadfence() { __threadfence(); }
+GPU_DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+GPU_DEVICE void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 namespace detail {
 
@@ -218,10 +230,34 @@ GPU_DEVICE uint32_t atomic_or(uint32_t *p, uint32_t value) { return atomicOr(p, 
 GPU_DEVICE uint32_t atomic_cas(uint32_t *p, uint32_t expected, uint32_t value) { return atomicCAS(p, expected, value); }
 GPU_DEVICE uint32_t atomic_inc(uint32_t *p, uint32_t limit) { return atomicInc(p, limit); }
 
+/// Whether wait_for_previous of a kernel waits on the current device. It does in code for sm_90 and newer; which code a device runs
+/// depends on what the library was built for, so the kernel itself is asked, once.
+template <auto Kernel>
+bool waits_for_previous() {
+    enum : signed char { kUnknown, kWaits, kDoesNot };
+    constexpr int kDevices = 64;
+    static std::atomic<signed char> known[kDevices];
+    int device = 0;
+    if (cudaGetDevice(&device) != cudaSuccess || device < 0 || device >= kDevices) return false;
+    signed char answer = known[device].load(std::memory_order_relaxed);
+    if (answer == kUnknown) {
+        cudaFuncAttributes attributes{};
+        if (cudaFuncGetAttributes(&attributes, reinterpret_cast<const void *>(Kernel)) != cudaSuccess) {
+            cudaGetLastError();
+            return false;
+        }
+        constexpr int kFirst = 90;
+        answer = attributes.ptxVersion >= kFirst && attributes.binaryVersion >= kFirst ? kWaits : kDoesNot;
+        known[device].store(answer, std::memory_order_relaxed);
+    }
+    return answer == kWaits;
+}
+
 /// GPU_LAUNCH: checks the sizes that CUDA would only call "invalid", raises the shared-memory limit when needed,
-/// queues.
+/// queues. `early`: the kernel may start before the one in front of it has ended.
 template <typename Params>
-inline int launch(void (*kernel)(Params), Dim3 grid, Dim3 block, std::size_t smem_bytes, void *stream, const std::common_type_t<Params> &params) {
+inline int launch(bool early, void (*kernel)(Params), Dim3 grid, Dim3 block, std::size_t smem_bytes, void *stream,
+                  const std::common_type_t<Params> &params) {
     static_assert(std::is_trivially_copyable_v<Params>, "a kernel takes one trivially copyable struct");
     if (grid.x < 1 || grid.y < 1 || grid.z < 1 || block.x < 1 || block.y < 1 || block.z < 1 || block.x * block.y * block.z % kWarpSize != 0)
         return cudaErrorInvalidConfiguration;
@@ -235,7 +271,17 @@ inline int launch(void (*kernel)(Params), Dim3 grid, Dim3 block, std::size_t sme
     void *arguments[] = {&copy};
     const dim3 grid_size(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
     const dim3 block_size(static_cast<unsigned>(block.x), static_cast<unsigned>(block.y), static_cast<unsigned>(block.z));
-    const cudaError_t queued = cudaLaunchKernel(function, grid_size, block_size, arguments, smem_bytes, static_cast<cudaStream_t>(stream));
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid_size;
+    config.blockDim = block_size;
+    config.dynamicSmemBytes = smem_bytes;
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = &attribute;
+    config.numAttrs = early ? 1 : 0;
+    const cudaError_t queued = cudaLaunchKernelExC(&config, function, arguments);
     // Read and clear, so that the caller's next CUDA call does not report a failure that was ours.
     return queued != cudaSuccess ? cudaGetLastError() : queued;
 }

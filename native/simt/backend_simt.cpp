@@ -43,6 +43,7 @@ Status open(const OpenOptions &, void **state, DeviceTraits *traits) {
     traits->ops = gpu_ops();
     traits->fault = &made->fault;
     traits->multiprocessors = kMultiprocessors;
+    traits->architecture = simt::options().architecture;
     *state = made;
     return STRATA_OK;
 }

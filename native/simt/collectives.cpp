@@ -107,6 +107,36 @@ void mma_bytes(void **arguments, Site) {
     multiply(a, b, lanes);
 }
 
+// ---- products of a warpgroup, each warp's 16 rows on their own ------------------------------------------------------
+
+template <int Columns, float (*Widen)(uint16_t), bool Rows>
+void warpgroup_multiply(void **arguments, Site site) {
+    auto **lanes = reinterpret_cast<WarpgroupArgument **>(arguments);
+    const WarpgroupArgument &first = *lanes[0];
+    for (int lane = 1; lane < kLanes; ++lane)
+        if (lanes[lane]->b != first.b || lanes[lane]->apart != first.apart || lanes[lane]->add != first.add)
+            fail(kBadArgument, site, "gave the lanes of a warpgroup_multiply different right operands; make it from what all lanes share");
+    float a[16][16];
+    float b[16][std::size_t{Columns}];
+    for (int lane = 0; lane < kLanes; ++lane) {
+        const int g = lane >> 2, q = lane & 3;
+        for (int e = 0; e < 2; ++e)
+            for (int i = 0; i < 4; ++i) a[g + 8 * (i & 1)][2 * q + e + 8 * (i >> 1)] = Widen(static_cast<uint16_t>(lanes[lane]->a[i] >> (16 * e)));
+    }
+    for (int k = 0; k < 16; ++k)
+        for (int n = 0; n < Columns; ++n)
+            b[k][n] = Widen(*reinterpret_cast<const uint16_t *>(operand_at(first.b, first.apart, Rows ? n : k, Rows ? k : n)));
+    for (int row = 0; row < 16; ++row) {
+        float sum[std::size_t{Columns}] = {};
+        for (int k = 0; k < 16; ++k)
+            for (int n = 0; n < Columns; ++n) sum[n] += a[row][k] * b[k][n];
+        for (int n = 0; n < Columns; ++n) {
+            float &d = lanes[row % 8 * 4 + n % 8 / 2]->d[n / 8 * 4 + row / 8 * 2 + n % 2];
+            d = first.add ? d + sum[n] : sum[n];
+        }
+    }
+}
+
 // ---- exchanges -----------------------------------------------------------------------------------------------------
 
 template <int (*Source)(int lane, int parameter)>
@@ -143,6 +173,15 @@ const Collective kLdmatrixX4Trans{"ldmatrix_x4_trans", ldmatrix<4, true>, false}
 const Collective kMmaF16{"mma_f16", mma_halves<f16_to_f32>, false};
 const Collective kMmaBf16{"mma_bf16", mma_halves<bf16_to_f32>, false};
 const Collective kMmaS8{"mma_s8", mma_bytes, false};
+const Collective kWarpgroupStart{"warpgroup_start", nothing, false};
+const Collective kWarpgroupMultiply[2][2][2] = {{{{"warpgroup_multiply", warpgroup_multiply<64, f16_to_f32, false>, false},
+                                                  {"warpgroup_multiply", warpgroup_multiply<64, f16_to_f32, true>, false}},
+                                                 {{"warpgroup_multiply", warpgroup_multiply<64, bf16_to_f32, false>, false},
+                                                  {"warpgroup_multiply", warpgroup_multiply<64, bf16_to_f32, true>, false}}},
+                                                {{{"warpgroup_multiply", warpgroup_multiply<128, f16_to_f32, false>, false},
+                                                  {"warpgroup_multiply", warpgroup_multiply<128, f16_to_f32, true>, false}},
+                                                 {{"warpgroup_multiply", warpgroup_multiply<128, bf16_to_f32, false>, false},
+                                                  {"warpgroup_multiply", warpgroup_multiply<128, bf16_to_f32, true>, false}}}};
 const Collective kShuffle{"shfl", shuffle<from_lane>, false};
 const Collective kShuffleXor{"shfl_xor", shuffle<from_xor>, false};
 const Collective kShuffleUp{"shfl_up", shuffle<from_below>, false};

@@ -29,6 +29,8 @@ GPU_DEVICE int warp_id() { return simt::self->id >> 5; }
 GPU_DEVICE void sync_threads(Site site) { simt::barrier(site); }
 GPU_DEVICE void sync_warp(Site site) { simt::meet(simt::kSyncWarp, site, nullptr); }
 GPU_DEVICE void threadfence() { simt::fence(); }
+GPU_DEVICE void wait_for_previous() {} // a launch returns when its grid has ended
+GPU_DEVICE void let_next_start() {}
 
 namespace detail {
 
@@ -124,6 +126,35 @@ GPU_DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uin
 }
 GPU_DEVICE void mma_s8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Site site) {
     detail::mma(simt::kMmaS8, c, a, b0, b1, site);
+}
+
+/// As the kernel gave it; the products read through the exchange of chunks.
+struct WarpgroupOperand {
+    const unsigned char *at;
+    int apart;
+};
+
+GPU_DEVICE WarpgroupOperand warpgroup_operand(const void *at, int apart) { return {static_cast<const unsigned char *>(at), apart}; }
+GPU_DEVICE void publish_to_warpgroups() {}
+GPU_DEVICE void warpgroup_start(Site site) { simt::meet(simt::kWarpgroupStart, site, nullptr); }
+GPU_DEVICE void warpgroup_commit() {}
+template <int N>
+GPU_DEVICE void warpgroup_wait() {}
+template <std::size_t Steps>
+GPU_DEVICE void warpgroup_operands(uint32_t (&)[Steps][4]) {}
+template <std::size_t Tiles>
+GPU_DEVICE void warpgroup_result(float (&)[Tiles][4]) {}
+
+template <int Columns, bool Bf16, bool Rows>
+GPU_DEVICE void warpgroup_multiply(float (&d)[std::size_t{Columns / 8}][4], const uint32_t (&a)[4], const WarpgroupOperand &b, bool add, Site site) {
+    static_assert(Columns == 64 || Columns == 128);
+    if (!detail::aligned(b.at, 16))
+        simt::fail(simt::kMisaligned, site, "gave warpgroup_multiply a right operand that is not 16-byte aligned; align rows to 128 bytes");
+    constexpr int kRows = Rows ? Columns : 16;
+    constexpr int kChunks = Rows ? 2 : Columns / 8;
+    for (int i = lane_id(); i < kRows * kChunks; i += kWarpSize) detail::touch(simt::operand_at(b.at, b.apart, i / kChunks, i % kChunks * 8), 16);
+    simt::WarpgroupArgument argument{&d[0][0], a, b.at, b.apart, add};
+    simt::meet(simt::kWarpgroupMultiply[Columns / 64 - 1][Bf16][Rows], site, &argument);
 }
 
 GPU_DEVICE float shfl(float value, int lane, Site site) { return detail::exchange(simt::kShuffle, value, lane & 31, site); }

@@ -11,6 +11,7 @@
 #define GPU_UNROLL
 #define GPU_UNROLL_BY(count)
 #define GPU_LAUNCH(...) ::gpu::launch(#__VA_ARGS__, __VA_ARGS__)
+#define GPU_LAUNCH_AFTER(after, ...) (static_cast<void>(after), GPU_LAUNCH(__VA_ARGS__))
 #define GPU_SITE ::gpu::Site::current()
 
 namespace gpu {

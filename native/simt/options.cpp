@@ -21,6 +21,7 @@ Options from_environment() {
     if (environment_is("STRATA_SIMT_ASYNC", "wait")) options.async = AsyncMode::kAtWait;
     if (environment_is("STRATA_SIMT_ORDER", "lowest")) options.order = Order::kLowestFirst;
     if (environment_is("STRATA_SIMT_ORDER", "highest")) options.order = Order::kHighestFirst;
+    if (environment_is("STRATA_SIMT_ARCHITECTURE", "80")) options.architecture = 80;
     options.bank_conflict_is_error = environment_is("STRATA_SIMT_BANKS", "error");
     return options;
 }

@@ -21,8 +21,8 @@ namespace {
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxBlockDepth = 64;
 constexpr int kMaxGridSide = 65535;
-// What an sm_80 GPU grants one block at most.
-constexpr std::size_t kMaxSharedBytes = 163 * 1024;
+// What an sm_90 GPU grants one block at most.
+constexpr std::size_t kMaxSharedBytes = 227 * 1024;
 
 } // namespace
 
@@ -114,7 +114,7 @@ int Executor::run_block(Index3 index) {
     // Exactly the bytes asked for, so that a sanitizer sees the first byte past them; all ones, which reads as NaN.
     race_ignore_begin();
     void *shared = nullptr;
-    const bool got = block_.shared_bytes == 0 || posix_memalign(&shared, 128, block_.shared_bytes) == 0;
+    const bool got = block_.shared_bytes == 0 || posix_memalign(&shared, 1024, block_.shared_bytes) == 0;
     if (got && shared != nullptr) std::memset(shared, 0xff, block_.shared_bytes);
     race_ignore_end();
     if (!got) {

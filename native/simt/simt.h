@@ -6,6 +6,7 @@
 //   STRATA_SIMT_SEED   = n                       seed of the schedule and of the random copies (default 1)
 //   STRATA_SIMT_ASYNC  = issue | wait | random   when an asynchronous copy really copies (default random)
 //   STRATA_SIMT_ORDER  = random | lowest | highest   which runnable thread goes on (default random)
+//   STRATA_SIMT_ARCHITECTURE = 80 | 90           the GPU it stands for, whose kernels it runs (default 90)
 //   STRATA_SIMT_BANKS  = count | error           what a bank conflict of ldmatrix does (default count)
 //
 // A launch that fails leaves its kernel at once, returns a code and keeps one sentence for last_error(). Nothing here
@@ -52,6 +53,7 @@ struct Options {
     AsyncMode async = AsyncMode::kRandom;
     Order order = Order::kRandom;
     bool bank_conflict_is_error = false;
+    int architecture = 90;
 };
 
 /// What the launches of this OS thread did since reset_stats().
@@ -134,6 +136,19 @@ struct MmaArgument {
     const uint32_t *a;
     uint32_t b0, b1;
 };
+/// Argument of the warpgroup products, a warp's share: d is float[tiles][4].
+struct WarpgroupArgument {
+    float *d;
+    const uint32_t *a;
+    const unsigned char *b;
+    int apart;
+    bool add;
+};
+/// Byte of element (row, column) of a right operand in shared memory; its 16-byte chunks are exchanged within 128 bytes.
+inline const unsigned char *operand_at(const unsigned char *b, int apart, int row, int column) {
+    const auto at = reinterpret_cast<uintptr_t>(b) + static_cast<uintptr_t>(column / 64 * apart + row * 128 + column % 64 * 2);
+    return reinterpret_cast<const unsigned char *>(at ^ (at >> 7 & 7) << 4);
+}
 /// Argument of shuffles (parameter: lane, mask or distance) and votes; the result replaces the value.
 struct ExchangeArgument {
     uint32_t value;
@@ -141,6 +156,9 @@ struct ExchangeArgument {
 };
 
 extern const Collective kSyncWarp, kLdmatrixX1, kLdmatrixX2, kLdmatrixX4, kLdmatrixX1Trans, kLdmatrixX2Trans, kLdmatrixX4Trans, kMmaF16, kMmaBf16,
-    kMmaS8, kShuffle, kShuffleXor, kShuffleUp, kShuffleDown, kBallot, kAny, kAll;
+    kMmaS8, kWarpgroupStart, kShuffle, kShuffleXor, kShuffleUp, kShuffleDown, kBallot, kAny, kAll;
+
+/// The product of a warp's 16 rows: [columns / 64 - 1][bf16][b's rows are columns of d].
+extern const Collective kWarpgroupMultiply[2][2][2];
 
 } // namespace simt

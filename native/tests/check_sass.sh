@@ -24,7 +24,7 @@ while IFS= read -r object; do
   kernels=$((kernels + $(grep -c 'Compiling entry function' "$log")))
   while IFS= read -r line; do problem "$(basename "$object" .o): $line; must be 0 everywhere: use fewer live values or constant array indices"; done < <(
     awk '/Function properties for/ { name = $NF } / bytes stack frame/ && !/ 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads/ { sub(/^ +/, ""); print name ": " $0 }' "$log")
-done < <(find "$build" -path '*strata_cuda.dir*' -name '*.cu.o')
+done < <(find "$build" -path '*strata_cuda*.dir/*' -name '*.cu.o')
 ((kernels > 0)) || problem "no kernel was found in the logs below $build, must be some; build strata_cuda first"
 
 # One line a function: arch, name, then the instructions of interest that it has.
@@ -32,13 +32,17 @@ sass=$("$cuobjdump" -sass "$library" | awk '
   function flush() { if (name != "") { line = arch " " name; for (i in seen) line = line " " i; print line } delete seen; name = "" }
   /code for sm_/ { flush(); arch = $NF }
   /Function :/ { flush(); name = $NF }
-  match($0, /[ \t](LDL|STL|LDGSTS|LDSM|HMMA|IMMA)[ .]/) { seen[substr($0, RSTART + 1, RLENGTH - 2)] = 1 }
+  match($0, /[ \t](LDL|STL|LDGSTS|LDSM|HMMA|HGMMA|IMMA)[ .]/) { seen[substr($0, RSTART + 1, RLENGTH - 2)] = 1 }
   END { flush() }')
 functions=$(grep -c . <<<"$sass" || true)
 
 while IFS= read -r line; do problem "$line reads or writes local memory, must not"; done < <(grep -E ' (LDL|STL)( |$)' <<<"$sass" || true)
 while IFS= read -r line; do problem "$line is named after the tensor cores, must use them (HMMA or IMMA)"; done < <(
   awk '$2 ~ /mma/ && !/ (HMMA|IMMA)( |$)/' <<<"$sass")
+while IFS= read -r line; do problem "$line is named after warpgroups, must use their products (HGMMA)"; done < <(
+  awk '$2 ~ /warpgroup/ && !/ HGMMA( |$)/' <<<"$sass")
+while IFS= read -r line; do problem "$line; must overlap: set operands before warpgroup_start and read results after the wait"; done < <(
+  find "$build" -path '*strata_cuda*.dir/*' -name '*.cu.o.ptxas' -exec grep -h 'wgmma.mma_async instructions are serialized' {} + || true)
 
 # Asynchronous copies, matrix loads and tensor cores, on both architectures.
 for op in kv_attention qgemm bitstack; do

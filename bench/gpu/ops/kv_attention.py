@@ -2,6 +2,7 @@
 """kv_attention: out = softmax(scale q K^T) V over a paged cache; decode and prefill."""
 from __future__ import annotations
 
+import ctypes
 from ctypes import Structure
 from typing import Any, Callable
 
@@ -10,7 +11,7 @@ import numpy as np
 import cases
 from cache_formats import FORMATS, Format
 from cases import Case
-from memory import Memory
+from memory import Array, Memory
 from paged_cache import PagedCache
 from problem import Comparison, Peer, Problem, Row, Target, rows
 
@@ -45,11 +46,35 @@ class KvAttention(Problem):
         self.arguments = memory.abi.make(
             "strata_kv_attention_args", flags=memory.abi.constants["STRATA_ATTENTION_CAUSAL"] if self.causal else 0, cache=self.cache.view(), q=self.q.tensor(),
             out=self.out.tensor(), scale=self.scale, max_length=int(held.max(initial=0)) if case.int("max_length", 0) else 0, **optional)
+        place = case.text("plan", "")
+        if place:
+            self.plan = self._make_plan(place)
+            self.arguments.plan = self.plan.tensor()
         seen = sum(float(np.sum(self._sees(b, h))) for b, h in np.ndindex(*held.shape))
         self.bytes = self.cache.live_bytes + self.q.bytes + self.out.bytes
         self.operations = 4 * seen * self.group * width
         self.roof = "fp32" if self.cache.kind == "f32" else "bf16"
         self.bind()
+
+    def _make_plan(self, place: str) -> Array:
+        """The plan as an engine makes it, once a step for all layers: on the device, or on the host from the lengths it knows."""
+        library, context, words = self.device.library, self.device.context, ctypes.c_int64()
+        library.call("strata_kv_attention_plan_words", context, ctypes.addressof(self.arguments), ctypes.addressof(words))
+        if place == "device":
+            plan = self.memory.empty((words.value,), "i32")
+            library.call("strata_kv_attention_plan", context, ctypes.addressof(self.arguments), plan.address, words.value,
+                         self.device.constant("STRATA_PLAN_DEVICE"), None)
+            self.device.synchronize()
+            return plan
+        known = type(self.arguments).from_buffer_copy(self.arguments)
+        lengths = np.ascontiguousarray(self.cache.lengths)
+        known.cache.lengths.data = lengths.ctypes.data
+        if known.row_offsets.data:
+            known.row_offsets.data = self.offsets.ctypes.data
+        made = np.zeros(words.value, np.int32)
+        library.call("strata_kv_attention_plan", context, ctypes.addressof(known), made.ctypes.data, words.value,
+                     self.device.constant("STRATA_PLAN_HOST"), None)
+        return self.memory.array(made, "i32")
 
     def check(self, samples: int | None = None) -> Comparison:
         batch, kv_heads = self.cache.lengths.shape
@@ -243,6 +268,8 @@ _CACHES = ((FORMATS["bf16"], "rows", True, 0.85), (FORMATS["bf16"], "swizzled", 
 # Batch, length in k, and what "very good" means at 16 bits where the shape has a figure of its own.
 _DECODE = ((1, 4, 5.6 / 8), (1, 32, 44.7 / 50), (1, 128, None), (8, 4, 44.7 / 50), (8, 32, 358 / 380), (64, 4, 358 / 380))
 _FEW = ((1, 32), (8, 4), (8, 32))
+# One plan serves all layers of a step, so it is made before what is timed; these two, of bf16 rows, are timed making it as well.
+_PLANNED = ((1, 4), (8, 4))
 
 
 def timed(full: bool) -> list[Row]:
@@ -252,14 +279,19 @@ def timed(full: bool) -> list[Row]:
     result = []
     for form, layout, every, share in _CACHES:
         name = form.name if layout == "rows" or form.blocks else f"{form.name}-{layout}"
-        types = {"format": form.name, "layout": layout, "q": "bf16", "out": "bf16"}
+        types = {"format": form.name, "layout": layout, "q": "bf16", "out": "bf16", "plan": "device"}
         peers = PEERS if form.plain and layout == "rows" else ()
         for batch, length, very_good in _DECODE:
             if not every and (batch, length) not in _FEW:
                 continue
             sequences = batch if full else min(batch, 4)
             case = _case(f"decode-b{batch}-{length}k-{name}", full, length="/".join([str(length * k)] * sequences), **types)
-            result.append(Row(case, KvAttention, Target(share=very_good if form.plain and very_good else share), peers, _refusal(form, layout)))
+            target = Target(share=very_good if form.plain and very_good else share)
+            result.append(Row(case, KvAttention, target, peers, _refusal(form, layout)))
+            if peers and (batch, length) in _PLANNED:
+                planning = {**types, "plan": ""}
+                case = _case(f"decode-b{batch}-{length}k-{name}-plan", full, length="/".join([str(length * k)] * sequences), **planning)
+                result.append(Row(case, KvAttention, target, (), _refusal(form, layout)))
         if every:
             case = _case(f"decode-b64-ragged-{name}", full, length="/".join(map(str, ragged)), **types)
             result.append(Row(case, KvAttention, Target(share=share), (), _refusal(form, layout)))

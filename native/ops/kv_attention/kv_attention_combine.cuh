@@ -40,10 +40,8 @@ struct RowEnd {
 GPU_DEVICE RowEnd end_row(const AttentionParams &p, const Work &work, int r, const RowState &state) {
     if (work.partial >= 0) {
         float *numbers = p.partial_state + (int64_t{work.partial} + r) * kStateNumbers;
-        numbers[0] = state.max;
-        numbers[1] = state.sum;
-        numbers[2] = state.past_max;
-        numbers[3] = state.past_sum;
+        gpu::store16(numbers,
+                     gpu::U4{{gpu::as_uint(state.max), gpu::as_uint(state.sum), gpu::as_uint(state.past_max), gpu::as_uint(state.past_sum)}});
         return RowEnd{1.0f, 1.0f};
     }
     const int64_t token = token_of(p, work, r);
@@ -76,9 +74,44 @@ GPU_DEVICE float divided(float o, const RowEnd &end) {
 /// One channel of a tile's row r: a result, or a part of one that the merge will add.
 GPU_DEVICE void emit(const AttentionParams &p, const Work &work, int r, int channel, float o, const RowEnd &end) {
     if (work.partial >= 0) {
-        p.partial_o[(int64_t{work.partial} + r) * p.cache.head_dim + channel] = o;
+        p.partial_o[(int64_t{work.partial} + r) * partial_pitch(p.cache.head_dim) + channel] = o;
     } else {
         store_element(p.out_dtype, p.out, token_of(p, work, r) * p.out_token + head_of(p, work, r) * p.out_head + channel, divided(o, end));
+    }
+}
+
+constexpr int kEmitted = 4; // channels at once
+
+/// The same for channels that follow one another, of which some may not exist.
+GPU_DEVICE void emit_some(const AttentionParams &p, const Work &work, int r, int channel, const float (&o)[kEmitted], const RowEnd &end) {
+    const int head_dim = p.cache.head_dim;
+    if (work.partial >= 0) {
+        const int pitch = partial_pitch(head_dim);
+        if (channel >= pitch) return;
+        gpu::store16(p.partial_o + (int64_t{work.partial} + r) * pitch + channel,
+                     gpu::U4{{gpu::as_uint(o[0]), gpu::as_uint(o[1]), gpu::as_uint(o[2]), gpu::as_uint(o[3])}});
+        return;
+    }
+    const int64_t at = token_of(p, work, r) * p.out_token + head_of(p, work, r) * p.out_head + channel;
+    float results[kEmitted];
+    GPU_UNROLL
+    for (int j = 0; j < kEmitted; ++j) results[j] = divided(o[j], end);
+    void *to = static_cast<unsigned char *>(p.out) + at * (p.out_dtype == STRATA_DTYPE_F32 ? 4 : 2);
+    if (p.out_dtype != STRATA_DTYPE_F32 && channel + kEmitted <= head_dim && reinterpret_cast<uintptr_t>(to) % sizeof(gpu::U2) == 0) {
+        const bool bf16 = p.out_dtype == STRATA_DTYPE_BF16;
+        gpu::U2 words;
+        GPU_UNROLL
+        for (int j = 0; j < 2; ++j) {
+            const float low = results[2 * j];
+            const float high = results[2 * j + 1];
+            words.v[j] = bf16 ? gpu::pack2_bf16(low, high) : gpu::pack2_f16(low, high);
+        }
+        gpu::store8(to, words);
+        return;
+    }
+    GPU_UNROLL
+    for (int j = 0; j < kEmitted; ++j) {
+        if (channel + j < head_dim) store_element(p.out_dtype, p.out, at + j, results[j]);
     }
 }
 

@@ -13,6 +13,10 @@ SmemLayout words_layout(const KvAttentionProblem &problem, bool few, bool split)
 int launch_rows(gpu::Dim3 grid, void *stream, const AttentionParams &params);
 int launch_words(gpu::Dim3 grid, void *stream, const AttentionParams &params);
 
+/// The same for items with many rows of what rows_layout takes, on an sm_90.
+SmemLayout warpgroup_layout(int head_dim);
+int launch_warpgroup(int items, void *stream, const AttentionParams &params);
+
 /// Adds exp(s - lse) of every row to params.probability; after the attention itself.
 int launch_probability(const KvAttentionProblem &problem, void *stream, AttentionParams params);
 

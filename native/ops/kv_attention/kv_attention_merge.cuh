@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // kv_attention: the kernel that adds the partial results of tiles with several items.
+//
+// It is short, and its time is that of loads that wait for one another: the plan, then everything else at once. Each warp finds the maximum
+// and the sum from all states on its own, without meetings, while its first parts are under way.
 #pragma once
 
 #include "ops/kv_attention/kv_attention_combine.cuh"
@@ -7,94 +10,130 @@
 namespace strata {
 
 constexpr int kMostChannels = 512; // of a head
-constexpr int kLaneChannels = 4;   // of a lane at a time, with the loads of as many parts under way
+constexpr int kLaneChannels = 4;   // of a lane at a time
+constexpr int kPartsAhead = 8;     // parts of a warp under way
 
 struct MergeSmem {
-    float o[kWarps][kMostChannels];
-    float numbers[kWarps][kStateNumbers];
+    alignas(16) float o[kWarps][kMostChannels];
     RowEnd end;
 };
 
-/// The largest of every thread's value, or their sum; all threads get the same.
-struct BlockMax {
-    GPU_DEVICE static float join(float a, float b) { return gpu::max(a, b); }
+/// Where the partial results of one row lie.
+struct MergeRow {
+    const float *states, *parts;
+    int64_t state_step, part_step; // from a part to the next
+    int32_t count;
 };
-struct BlockSum {
-    GPU_DEVICE static float join(float a, float b) { return a + b; }
+
+/// Some channels of a part, and the maximum that they are relative to.
+struct MergePart {
+    gpu::U4 o;
+    float max;
 };
-template <class Join>
-GPU_DEVICE float over_block(float value, float (&warps)[kWarps][kStateNumbers], int number) {
+
+/// Parts first, first + kWarps, ...; those past the last one weigh nothing.
+GPU_DEVICE void load_parts(const MergeRow &row, int32_t first, int channel, bool inside, MergePart (&parts)[kPartsAhead]) {
+    const float *state = row.states + first * row.state_step;
+    const float *part = row.parts + first * row.part_step + channel;
     GPU_UNROLL
-    for (int mask = 1; mask < gpu::kWarpSize; mask *= 2) value = Join::join(value, gpu::shfl_xor(value, mask));
-    if (gpu::lane_id() == 0) warps[gpu::warp_id()][number] = value;
-    gpu::sync_threads();
-    float all = warps[0][number];
-    GPU_UNROLL
-    for (int w = 1; w < kWarps; ++w) all = Join::join(all, warps[w][number]);
-    return all;
+    for (int k = 0; k < kPartsAhead; ++k) {
+        const bool there = first + k * kWarps < row.count;
+        parts[k] = MergePart{{{0, 0, 0, 0}}, -gpu::kInfinity};
+        if (there) parts[k].max = *state;
+        if (there && inside) parts[k].o = gpu::load16(part);
+        state += kWarps * row.state_step;
+        part += kWarps * row.part_step;
+    }
 }
 
-/// Adds the partial results of one row of a tile. Threads take parts for the states, then each warp every fourth part for the channels.
+/// Adds a sum relative to one maximum to a sum relative to another.
+GPU_DEVICE void join_sums(float &max, float &sum, float other_max, float other_sum) {
+    const float high = gpu::max(max, other_max);
+    const float base = safe_max(high);
+    sum = gpu::fma(other_sum, gpu::exp2(other_max - base), sum * gpu::exp2(max - base));
+    max = high;
+}
+/// The same over a warp.
+GPU_DEVICE void join_lanes(float &max, float &sum) {
+    const float high = gpu::warp_reduce_max(max);
+    sum = gpu::warp_reduce_add(sum * gpu::exp2(max - safe_max(high)));
+    max = high;
+}
+
+/// A row's state from those of its parts; every lane gets the same.
+GPU_DEVICE RowState merge_states_of(const MergeRow &row, bool past) {
+    RowState state{-gpu::kInfinity, 0.0f, -gpu::kInfinity, 0.0f};
+    GPU_UNROLL_BY(1)
+    for (int32_t i = gpu::lane_id(); i < row.count; i += gpu::kWarpSize) {
+        const gpu::U4 part = gpu::load16(row.states + i * row.state_step);
+        join_sums(state.max, state.sum, gpu::as_float(part.v[0]), gpu::as_float(part.v[1]));
+        if (past) join_sums(state.past_max, state.past_sum, gpu::as_float(part.v[2]), gpu::as_float(part.v[3]));
+    }
+    join_lanes(state.max, state.sum);
+    if (past) join_lanes(state.past_max, state.past_sum);
+    return state;
+}
+
+/// Adds the partial results of rows of a tile. A warp takes every fourth part.
 GPU_KERNEL(kThreads, 4) kv_attention_merge_kernel(AttentionParams p) {
     GPU_DYNAMIC_SMEM(bytes);
     auto &smem = *reinterpret_cast<MergeSmem *>(bytes);
+    gpu::let_next_start();
+    const int thread = gpu::thread_x();
+    const int warp = gpu::warp_id();
+    const int lane_channel = gpu::lane_id() * kLaneChannels;
+    constexpr int kStep = kLaneChannels * gpu::kWarpSize;
+    const int head_dim = p.cache.head_dim;
+    gpu::wait_for_previous();
     const KvAttentionPlanHeader header = *p.plan.header;
     const KvAttentionMerge merge = p.plan.merges[gpu::block_x()];
-    if (!plan_fits(p, header)) return; // the attention kernels have raised the fault
-    if (gpu::block_x() >= header.merges) return;
-    const Work work = find_rows(p, merge.sequence, merge.head, merge.row, merge.rows, kManyRows);
-    const int32_t r = gpu::block_y();
-    const int64_t last = merge.first + int64_t{merge.parts} * work.rows;
-    if (merge.first < 0 || merge.parts < 1 || last > header.partials) {
-        raise_fault(p.fault, kFaultIndex);
+    const int64_t last = merge.first + int64_t{merge.parts} * merge.rows;
+    // Where the plan does not fit the attention kernels have raised the fault. One condition, so that all of it is loaded together.
+    const bool there = plan_fits(p, header) & (gpu::block_x() < header.merges);
+    const bool good = (merge.first >= 0) & (merge.parts >= 1) & (merge.rows >= 1) & (last <= header.partials);
+    if (!(there & good)) {
+        if (there) raise_fault(p.fault, kFaultIndex);
         return;
     }
-    if (r >= work.rows) return;
-    const int thread = gpu::thread_x();
-    const int64_t first = int64_t{merge.first} + r;
-    const float *states = p.partial_state + first * kStateNumbers;
-    const float *parts = p.partial_o + first * p.cache.head_dim;
-    const int64_t state_step = int64_t{work.rows} * kStateNumbers;
-    const int64_t part_step = int64_t{work.rows} * p.cache.head_dim;
+    const int32_t pitch = partial_pitch(head_dim);
+    for (int32_t r = gpu::block_y(); r < merge.rows; r += gpu::grid_dim_y()) {
+        const int64_t first = int64_t{merge.first} + r;
+        const MergeRow row{p.partial_state + first * kStateNumbers, p.partial_o + first * pitch, int64_t{merge.rows} * kStateNumbers,
+                           int64_t{merge.rows} * pitch, merge.parts};
+        MergePart parts[kPartsAhead];
+        load_parts(row, warp, lane_channel, lane_channel < pitch, parts);
+        const RowState state = merge_states_of(row, p.past_lse != nullptr);
+        Work work = find_rows(p, merge.sequence, merge.head, merge.row, merge.rows, kItemRows);
+        if (work.rows == 0) return;
+        work.partial = -1; // results are final
+        const float base = safe_max(state.max);
+        if (thread == 0) smem.end = end_row(p, work, r, state);
 
-    RowState state{-gpu::kInfinity, 0.0f, -gpu::kInfinity, 0.0f};
-    for (int32_t i = thread; i < merge.parts; i += kThreads) {
-        state.max = gpu::max(state.max, states[i * state_step]);
-        state.past_max = gpu::max(state.past_max, states[i * state_step + 2]);
-    }
-    state.max = over_block<BlockMax>(state.max, smem.numbers, 0);
-    state.past_max = over_block<BlockMax>(state.past_max, smem.numbers, 1);
-    const float base = safe_max(state.max);
-    const float past_base = safe_max(state.past_max);
-    for (int32_t i = thread; i < merge.parts; i += kThreads) {
-        state.sum += states[i * state_step + 1] * gpu::exp2(states[i * state_step] - base);
-        state.past_sum += states[i * state_step + 3] * gpu::exp2(states[i * state_step + 2] - past_base);
-    }
-    state.sum = over_block<BlockSum>(state.sum, smem.numbers, 2);
-    state.past_sum = over_block<BlockSum>(state.past_sum, smem.numbers, 3);
-
-    for (int channel = gpu::lane_id(); channel < p.cache.head_dim; channel += kLaneChannels * gpu::kWarpSize) {
-        float o[std::size_t{kLaneChannels}] = {};
-        GPU_UNROLL_BY(4)
-        for (int32_t i = gpu::warp_id(); i < merge.parts; i += kWarps) {
-            const float weight = gpu::exp2(states[i * state_step] - base);
-            GPU_UNROLL
-            for (int j = 0; j < kLaneChannels; ++j) {
-                o[j] = gpu::fma(parts[i * part_step + gpu::min(channel + j * gpu::kWarpSize, p.cache.head_dim - 1)], weight, o[j]);
+        bool loaded = true;
+        for (int channel = lane_channel; channel < head_dim + lane_channel; channel += kStep) {
+            float o[std::size_t{kLaneChannels}] = {};
+            for (int32_t i = warp; i < merge.parts; i += kWarps * kPartsAhead) {
+                if (!loaded) load_parts(row, i, channel, channel < pitch, parts);
+                loaded = false;
+                GPU_UNROLL
+                for (int k = 0; k < kPartsAhead; ++k) {
+                    const float weight = gpu::exp2(parts[k].max - base);
+                    GPU_UNROLL
+                    for (int j = 0; j < kLaneChannels; ++j) o[j] = gpu::fma(gpu::as_float(parts[k].o.v[j]), weight, o[j]);
+                }
             }
+            loaded = false;
+            const gpu::U4 words{{gpu::as_uint(o[0]), gpu::as_uint(o[1]), gpu::as_uint(o[2]), gpu::as_uint(o[3])}};
+            if (channel < kMostChannels) gpu::store16(smem.o[warp] + channel, words);
         }
-        GPU_UNROLL
-        for (int j = 0; j < kLaneChannels; ++j) {
-            if (channel + j * gpu::kWarpSize < p.cache.head_dim) smem.o[gpu::warp_id()][channel + j * gpu::kWarpSize] = o[j];
+        gpu::sync_threads();
+        for (int channel = thread; channel < head_dim; channel += kThreads) {
+            float all = smem.o[0][channel];
+            GPU_UNROLL
+            for (int w = 1; w < kWarps; ++w) all += smem.o[w][channel];
+            emit(p, work, r, channel, all, smem.end);
         }
-    }
-    if (thread == 0) smem.end = end_row(p, work, r, state);
-    gpu::sync_threads();
-    for (int channel = thread; channel < p.cache.head_dim; channel += kThreads) {
-        float all = smem.o[0][channel];
-        GPU_UNROLL
-        for (int w = 1; w < kWarps; ++w) all += smem.o[w][channel];
-        emit(p, work, r, channel, all, smem.end);
+        gpu::sync_threads(); // before the next row takes their places
     }
 }
 

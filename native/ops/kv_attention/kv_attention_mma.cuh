@@ -224,8 +224,24 @@ GPU_DEVICE void load_query(const AttentionParams &p, const Work &work, const Sou
     }
 }
 
-/// Products to exponents of 2; what a row does not see becomes -inf. `views`: of row g of the warp's tile. Each question is asked
-/// once for all elements, so that they go through as one run of instructions.
+/// What a row does not see becomes -inf. `views`: of row g of the warp's tile. Each question is asked once for all elements, so that they
+/// go through as one run of instructions.
+template <class Source>
+GPU_DEVICE void hide_scores(const AttentionParams &p, const Tile &tile, const RowView *views, int warp_slot,
+                            float (&s)[std::size_t{Source::kScoreTiles}][4]) {
+    const int q = gpu::lane_id() & 3;
+    const RowView rows[2] = {views[0], views[8]};
+    if (gpu::all(sees_all(tile, rows[0], Source::kTileSlots) && sees_all(tile, rows[1], Source::kTileSlots))) return;
+    GPU_UNROLL
+    for (int n = 0; n < Source::kScoreTiles; ++n) {
+        GPU_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            if (!sees(p, tile, rows[i >> 1], tile.first + warp_slot + Source::score_slot(n, q, i & 1))) s[n][i] = -gpu::kInfinity;
+        }
+    }
+}
+
+/// Products to exponents of 2; what a row does not see becomes -inf.
 template <class Source>
 GPU_DEVICE void mask_scores(const AttentionParams &p, const Tile &tile, const RowView *views, const float *biases, int warp_slot,
                             float (&s)[std::size_t{Source::kScoreTiles}][4]) {
@@ -247,14 +263,7 @@ GPU_DEVICE void mask_scores(const AttentionParams &p, const Tile &tile, const Ro
             for (int i = 0; i < 4; ++i) s[n][i] *= p.scale_log2;
         }
     }
-    if (gpu::all(sees_all(tile, rows[0], Source::kTileSlots) && sees_all(tile, rows[1], Source::kTileSlots))) return;
-    GPU_UNROLL
-    for (int n = 0; n < Source::kScoreTiles; ++n) {
-        GPU_UNROLL
-        for (int i = 0; i < 4; ++i) {
-            if (!sees(p, tile, rows[i >> 1], tile.first + warp_slot + Source::score_slot(n, q, i & 1))) s[n][i] = -gpu::kInfinity;
-        }
-    }
+    hide_scores<Source>(p, tile, views, warp_slot, s);
 }
 
 GPU_DEVICE void wait_for_unit(int stages) {
@@ -385,14 +394,19 @@ GPU_DEVICE void finish_block(const AttentionParams &p, BlockState &state, const 
     // ---- store; a warp takes whole rows
     for (int r = gpu::warp_id(); r < (turned ? Source::kRows : work.rows); r += kWarps) {
         const int first = r / 16 * kSlotWarps * 16 + r % 16;
-        for (int channel = lane; channel < Source::kDim; channel += gpu::kWarpSize) {
-            float value = 0.0f;
+        for (int channel = lane * kEmitted; channel < Source::kDim; channel += gpu::kWarpSize * kEmitted) {
+            float values[std::size_t{kEmitted}] = {};
             GPU_UNROLL
-            for (int w = 0; w < kSlotWarps; ++w) value = gpu::fma(end.rows[first + 16 * w][channel], end.weights[first + 16 * w], value);
+            for (int w = 0; w < kSlotWarps; ++w) {
+                const gpu::U4 words = gpu::load16(end.rows[first + 16 * w] + channel);
+                GPU_UNROLL
+                for (int j = 0; j < kEmitted; ++j) values[j] = gpu::fma(gpu::as_float(words.v[j]), end.weights[first + 16 * w], values[j]);
+            }
             if (turned) {
-                end.rows[first][channel] = value;
-            } else if (channel < p.cache.head_dim) {
-                emit(p, work, r, channel, value, end.ends[r]);
+                gpu::store16(end.rows[first] + channel,
+                             gpu::U4{{gpu::as_uint(values[0]), gpu::as_uint(values[1]), gpu::as_uint(values[2]), gpu::as_uint(values[3])}});
+            } else {
+                emit_some(p, work, r, channel, values, end.ends[r]);
             }
         }
     }
@@ -410,11 +424,13 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     constexpr int kScoreTiles = Source::kScoreTiles;
     constexpr int kColumns = Source::kDim / 8;
     constexpr int kSlotWarps = Source::kSlotWarps;
+    gpu::let_next_start();
     const int lane = gpu::lane_id();
     const int g = lane >> 2;
     const int row_tile = gpu::warp_id() / kSlotWarps;
     const int warp_slot = gpu::warp_id() % kSlotWarps * (Source::kTileSlots / kSlotWarps);
     auto &state = *reinterpret_cast<BlockState *>(smem + p.smem.state);
+    gpu::wait_for_previous();
     if (gpu::thread_x() == 0) {
         state.work = find_work(p, gpu::block_x(), gpu::block_y(), Source::kRows);
         if (state.work.rows > 0) state.walk = make_walk(p, state.work, Source::kTileSlots);

@@ -47,6 +47,8 @@ GPU_DEVICE void keep_past(PlainSmem &smem) {
 }
 
 GPU_KERNEL(kThreads, 2) kv_attention_plain_kernel(AttentionParams p) {
+    gpu::let_next_start();
+    gpu::wait_for_previous();
     GPU_DYNAMIC_SMEM(bytes);
     auto &smem = *reinterpret_cast<PlainSmem *>(bytes);
     auto *queries = reinterpret_cast<float *>(bytes + sizeof(PlainSmem));

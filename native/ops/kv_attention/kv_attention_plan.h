@@ -33,7 +33,7 @@ struct KvAttentionSplit {
 /// 64 items feed the cores of a large machine; 256 slots are 64 KiB and more of K and V for a partial result of a few KiB.
 inline constexpr KvAttentionSplit kCpuSplit{8, 8, 96, 64, 256, 2048};
 /// Two blocks a multiprocessor; below 128 slots one more block costs more than it saves.
-constexpr KvAttentionSplit gpu_split(std::int32_t multiprocessors) { return {63, 16, 64, 2 * multiprocessors, 128, 1024}; }
+constexpr KvAttentionSplit gpu_split(std::int32_t multiprocessors) { return {63, 16, 128, 2 * multiprocessors, 128, 1024}; }
 
 struct KvAttentionPlanHeader {
     std::int32_t magic;

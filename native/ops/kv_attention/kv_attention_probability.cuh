@@ -52,6 +52,7 @@ GPU_DEVICE void write_probability(const AttentionParams &p, const Work &work, in
 template <class Source>
 GPU_DEVICE void add_probabilities(const AttentionParams &p, unsigned char *smem) {
     static_assert(Source::kSlotWarps == 1);
+    gpu::wait_for_previous();
     constexpr int kScoreTiles = Source::kScoreTiles;
     const int lane = gpu::lane_id();
     const int g = lane >> 2;
@@ -141,6 +142,7 @@ GPU_DEVICE void add_probabilities(const AttentionParams &p, unsigned char *smem)
 
 /// The same without tensor cores: tiles of 32 slots, rows 8 at a time.
 GPU_KERNEL(kThreads, 2) kv_attention_plain_probability_kernel(AttentionParams p) {
+    gpu::wait_for_previous();
     GPU_DYNAMIC_SMEM(bytes);
     auto &smem = *reinterpret_cast<PlainSmem *>(bytes);
     auto *queries = reinterpret_cast<float *>(bytes + sizeof(PlainSmem));

@@ -27,11 +27,11 @@ kv_attention_mma_probability_words_kernel(AttentionParams p) {
 template <int Dim>
 int launch(bool words, gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     const auto bytes = static_cast<std::size_t>(params.smem.total);
-    if (words) return GPU_LAUNCH(kv_attention_mma_probability_words_kernel<Dim>, grid, kThreads, bytes, stream, params);
+    if (words) return GPU_LAUNCH_AFTER(params.after, kv_attention_mma_probability_words_kernel<Dim>, grid, kThreads, bytes, stream, params);
     if (params.cache.dtype == STRATA_DTYPE_BF16) {
-        return GPU_LAUNCH((kv_attention_mma_probability_rows_kernel<Dim, true>), grid, kThreads, bytes, stream, params);
+        return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_probability_rows_kernel<Dim, true>), grid, kThreads, bytes, stream, params);
     }
-    return GPU_LAUNCH((kv_attention_mma_probability_rows_kernel<Dim, false>), grid, kThreads, bytes, stream, params);
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_probability_rows_kernel<Dim, false>), grid, kThreads, bytes, stream, params);
 }
 
 /// The keys of one tile, its slots, operands and turned rows; `many` is the layout of the attention itself.
@@ -63,7 +63,10 @@ int launch_probability(const KvAttentionProblem &p, void *stream, AttentionParam
     constexpr std::int64_t kMostZ = 65535;
     const auto tiles = static_cast<int>((p.max_length + slots - 1) / slots);
     const gpu::Dim3 grid(tiles, static_cast<int>(p.cache.kv_heads), static_cast<int>(p.cache.batch < kMostZ ? p.cache.batch : kMostZ));
-    if (plain) return GPU_LAUNCH(kv_attention_plain_probability_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim), stream, params);
+    if (plain) {
+        return GPU_LAUNCH_AFTER(params.after, kv_attention_plain_probability_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim), stream,
+                                params);
+    }
     switch (dim) {
     case 64: return launch<64>(tiled, grid, stream, params);
     case 128: return launch<128>(tiled, grid, stream, params);

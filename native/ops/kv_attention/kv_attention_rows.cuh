@@ -10,6 +10,34 @@
 
 namespace strata {
 
+/// Where a slot lies: bytes to its rows of K and V, of a swizzled page to its row of the first half block; kAbsent: nothing to read.
+struct RowPlace {
+    static constexpr int64_t kAbsent = -16; // still a multiple of the copies
+    int64_t key, value;
+    float bias;
+};
+
+/// The place of a slot of a tile by its table entry.
+GPU_DEVICE RowPlace row_place(const AttentionParams &p, const Work &work, const Tile &tile, int32_t slot, int32_t entry) {
+    if (!counts(tile, slot)) return RowPlace{RowPlace::kAbsent, RowPlace::kAbsent, 0.0f};
+    const GpuSlot at = slot_at(p.cache, slot, entry, p.fault);
+    if (at.page < 0) return RowPlace{RowPlace::kAbsent, RowPlace::kAbsent, 0.0f};
+    const float bias = slot_bias(p, at, work.head);
+    if (p.cache.layout == STRATA_KV_ROWS) {
+        return RowPlace{row_at(p.cache.keys, at, work.head) * 2, row_at(p.cache.values, at, work.head) * 2, bias};
+    }
+    const int32_t row = at.in_page * 64;
+    return RowPlace{(block_at(p.cache.keys, at.page, work.head) + row) * 2, (block_at(p.cache.values, at.page, work.head) + row) * 2, bias};
+}
+
+/// What is known of the slots of a tile.
+template <int Slots>
+struct RowInfo {
+    int64_t key[std::size_t{Slots}];
+    int64_t value[std::size_t{Slots}];
+    float bias[std::size_t{Slots}];
+};
+
 template <int Dim, bool Bf16, bool Few>
 struct RowSource {
     static constexpr int kDim = Dim;
@@ -19,19 +47,9 @@ struct RowSource {
     static constexpr int kWarpSlots = kTileSlots / kSlotWarps;
     static constexpr int kScoreTiles = kWarpSlots / 8;
     static constexpr int kUnitBytes = kTileSlots * Dim * 2;
-    static constexpr int64_t kAbsent = -16;         // still a multiple of the copies
     static constexpr bool kQueryInSmem = Dim > 128; // o alone has half of the registers then
-
-    /// Where a slot lies: bytes to its rows of K and V, of a swizzled page to its row of the first half block; kAbsent: nothing to read.
-    struct Place {
-        int64_t key, value;
-        float bias;
-    };
-    struct Info {
-        int64_t key[std::size_t{kTileSlots}];
-        int64_t value[std::size_t{kTileSlots}];
-        float bias[std::size_t{kTileSlots}];
-    };
+    using Place = RowPlace;
+    using Info = RowInfo<kTileSlots>;
 
     const AttentionParams &p;
     const Work &work;
@@ -48,13 +66,8 @@ struct RowSource {
     static GPU_DEVICE int value_channel(int n, int column) { return n * 8 + column; }
 
     GPU_DEVICE Place resolve(const Tile &tile, int slot, bool there, int32_t entry) const {
-        if (!there || slot >= kTileSlots || !counts(tile, tile.first + slot)) return Place{kAbsent, kAbsent, 0.0f};
-        const GpuSlot at = slot_at(p.cache, tile.first + slot, entry, p.fault);
-        if (at.page < 0) return Place{kAbsent, kAbsent, 0.0f};
-        const float bias = slot_bias(p, at, work.head);
-        if (p.cache.layout == STRATA_KV_ROWS) return Place{row_at(p.cache.keys, at, work.head) * 2, row_at(p.cache.values, at, work.head) * 2, bias};
-        const int32_t row = at.in_page * 64;
-        return Place{(block_at(p.cache.keys, at.page, work.head) + row) * 2, (block_at(p.cache.values, at.page, work.head) + row) * 2, bias};
+        if (!there || slot >= kTileSlots) return Place{Place::kAbsent, Place::kAbsent, 0.0f};
+        return row_place(p, work, tile, tile.first + slot, entry);
     }
     GPU_DEVICE void publish(Info &info, int slot, const Place &place) const {
         info.key[slot] = place.key;

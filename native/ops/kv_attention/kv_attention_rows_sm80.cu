@@ -39,8 +39,10 @@ SmemLayout layout_of(bool few, bool split) {
 template <int Dim, bool Bf16>
 int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     const auto bytes = static_cast<std::size_t>(params.smem.total);
-    if (params.few_kernel) return GPU_LAUNCH((kv_attention_mma_rows_kernel<Dim, Bf16, true>), grid, kThreads, bytes, stream, params);
-    return GPU_LAUNCH((kv_attention_mma_rows_kernel<Dim, Bf16, false>), grid, kThreads, bytes, stream, params);
+    if (params.few_kernel) {
+        return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_rows_kernel<Dim, Bf16, true>), grid, kThreads, bytes, stream, params);
+    }
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_rows_kernel<Dim, Bf16, false>), grid, kThreads, bytes, stream, params);
 }
 
 } // namespace

@@ -26,6 +26,12 @@ constexpr Family kRowsFamily{GPU_IMPL_NAME("kv_attention") "_rows", rows_layout,
 constexpr Family kWordsFamily{GPU_IMPL_NAME("kv_attention") "_words", words_layout, launch_words};
 constexpr Family kPlainFamily{GPU_IMPL_NAME("kv_attention") "_plain", nullptr, nullptr};
 
+#if defined(__CUDACC__)
+constexpr const char *kWarpgroupImpl = "kv_attention/sm90_rows";
+#else
+constexpr const char *kWarpgroupImpl = GPU_IMPL_NAME("kv_attention") "_rows90";
+#endif
+
 const Family &family_of(const KvAttentionProblem &p, bool split) {
     const auto fits = [&](const Family &family) {
         const auto bytes = static_cast<std::size_t>(family.layout(p, true, split).total);
@@ -52,6 +58,8 @@ bool needs_split(const KvAttentionProblem &p) {
     if (p.cache.keys.dtype == STRATA_DTYPE_BF16) return p.q.dtype != STRATA_DTYPE_BF16;
     return p.q.dtype == STRATA_DTYPE_F32; // bf16 in f16 is exact from 2^-17 up to 65504
 }
+
+bool is_shaped(const KvAttentionProblem &p) { return p.softcap != 0.0F || p.alibi_slopes.present() || p.cache.logit_bias.present(); }
 
 AttentionParams parameters(const Exec &exec, const KvAttentionProblem &p, const KvAttentionPlanBounds &bounds, void *plan) {
     AttentionParams params{};
@@ -94,7 +102,7 @@ AttentionParams parameters(const Exec &exec, const KvAttentionProblem &p, const 
     params.window_sinks = p.window_sinks;
     params.causal = p.causal;
     params.q_split = needs_split(p);
-    params.shaped = p.softcap != 0.0F || p.alibi_slopes.present() || p.cache.logit_bias.present();
+    params.shaped = is_shaped(p);
     params.store_probability = p.store_probability;
     return params;
 }
@@ -119,15 +127,26 @@ Status launch_plan(const Exec &exec, const KvAttentionProblem &p, const KvAttent
     return launched("kv_attention", GPU_LAUNCH(kv_attention_plan_kernel, 1, kPlanThreads, sizeof(PlanSmem), exec.stream, params));
 }
 
-/// One launch for the items of one kind; where the kernel for many rows needs too much memory, that for few takes them in four parts.
+/// Whether items with many rows go to the kernels of sm_90, which have one term of q and scores that are products and nothing more.
+bool takes_warpgroups(const Exec &exec, const KvAttentionProblem &p, const Family &family) {
+    return exec.architecture == gpu::kHopper && &family == &kRowsFamily && p.cache.head_dim <= 128 && p.scale > 0.0F && !needs_split(p) &&
+           !is_shaped(p);
+}
+
+/// One launch for the items of one kind, in parts of as many rows as a block of the kernel takes; where the kernel for many rows needs too
+/// much memory, that for few takes its items.
 Status launch_items(const Exec &exec, const KvAttentionProblem &p, const Family &family, std::int64_t items, bool few, AttentionParams params) {
-    const int rows = few ? kFewRows : kManyRows;
+    const int rows = few ? kFewRows : kItemRows;
     const auto blocks = static_cast<int>(items);
     params.few = few;
+    if (!few && takes_warpgroups(exec, p, family)) {
+        params.smem = warpgroup_layout(p.cache.head_dim);
+        return launched("kv_attention", launch_warpgroup(blocks, exec.stream, params));
+    }
     if (family.layout == nullptr) {
         const gpu::Dim3 grid(blocks, rows / kPlainRows);
-        return launched("kv_attention",
-                        GPU_LAUNCH(kv_attention_plain_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim), exec.stream, params));
+        return launched("kv_attention", GPU_LAUNCH_AFTER(params.after, kv_attention_plain_kernel, grid, kThreads, plain_smem_bytes(p.cache.head_dim),
+                                                         exec.stream, params));
     }
     params.few_kernel = few;
     params.smem = family.layout(p, few, params.q_split);
@@ -135,27 +154,32 @@ Status launch_items(const Exec &exec, const KvAttentionProblem &p, const Family 
         params.few_kernel = true;
         params.smem = family.layout(p, true, params.q_split);
     }
-    const gpu::Dim3 grid(blocks, params.few_kernel ? rows / kFewRows : 1);
+    const gpu::Dim3 grid(blocks, rows / (params.few_kernel ? kFewRows : kManyRows));
     return launched("kv_attention", family.launch(grid, exec.stream, params));
 }
 
 Status launch_attention(const Exec &exec, const KvAttentionProblem &p, const Family &family, const KvAttentionSplit &split,
-                        const KvAttentionPlanBounds &bounds, const AttentionParams &params) {
+                        const KvAttentionPlanBounds &bounds, AttentionParams params) {
     const std::int64_t rows = p.tokens * p.group;
     const std::int64_t batch = p.cache.batch;
     if (batch > 1 || rows <= split.few_limit) {
         const std::int64_t tiles = smaller(rows, smaller(rows / kFewRows + batch, batch * ((split.few_limit + kFewRows) / kFewRows)));
         const std::int64_t items = smaller(bounds.items, most_items(p, split, tiles * p.cache.kv_heads, true));
         TRY(launch_items(exec, p, family, items, true, params));
+        params.after = true;
     }
     if (rows > split.few_limit) {
-        const std::int64_t tiles = rows / kManyRows + smaller(batch, rows / kManyRows);
+        const std::int64_t tiles = rows / kItemRows + smaller(batch, rows / (split.few_limit + 1));
         const std::int64_t items = smaller(bounds.items, most_items(p, split, tiles * p.cache.kv_heads, false));
         TRY(launch_items(exec, p, family, items, false, params));
+        params.after = true;
     }
     if (bounds.merges == 0) return STRATA_OK;
-    const gpu::Dim3 grid(static_cast<int>(bounds.merges), static_cast<int>(smaller(rows, rows > split.few_limit ? kManyRows : kFewRows)));
-    return launched("kv_attention", GPU_LAUNCH(kv_attention_merge_kernel, grid, kThreads, sizeof(MergeSmem), exec.stream, params));
+    // A block takes a row, or of sequences with more rows than the average several: blocks without rows cost more than they save.
+    const std::int64_t most_rows = smaller(rows, rows > split.few_limit ? kItemRows : kFewRows);
+    const gpu::Dim3 grid(static_cast<int>(bounds.merges), static_cast<int>(smaller(most_rows, (rows + batch - 1) / batch)));
+    return launched("kv_attention",
+                    GPU_LAUNCH_AFTER(params.after, kv_attention_merge_kernel, grid, kThreads, sizeof(MergeSmem), exec.stream, params));
 }
 
 } // namespace
@@ -174,11 +198,11 @@ Status kv_attention_gpu(Exec &exec, const void *problem) {
                     "; ask strata_kv_attention_plan_words");
     }
     const Family &family = family_of(p, needs_split(p));
-    exec.impl = family.impl;
+    exec.impl = p.tokens * p.group > split.few_limit && takes_warpgroups(exec, p, family) ? kWarpgroupImpl : family.impl;
 
     const bool keeps_lse = p.key_probability.present() && !p.lse.present();
     void *plan = p.plan.present() ? p.plan.data : exec.planner.take<std::int32_t>(bounds.words());
-    float *partial_o = exec.planner.take<float>(bounds.partials * p.cache.head_dim);
+    float *partial_o = exec.planner.take<float>(bounds.partials * partial_pitch(p.cache.head_dim));
     float *partial_state = exec.planner.take<float>(bounds.partials * kStateNumbers);
     float *known_lse = exec.planner.take<float>(keeps_lse ? p.tokens * p.q_heads : 0);
     if (exec.dry_run || p.cache.batch == 0) return STRATA_OK;
@@ -189,7 +213,9 @@ Status kv_attention_gpu(Exec &exec, const void *problem) {
     params.known_lse = keeps_lse ? known_lse : nullptr;
     if (p.tokens > 0) {
         if (!p.plan.present()) TRY(launch_plan(exec, p, split, bounds, plan));
+        params.after = !p.plan.present();
         TRY(launch_attention(exec, p, family, split, bounds, params));
+        params.after = true;
     }
     if (!p.key_probability.present() || p.max_length == 0) return STRATA_OK;
     return launched("kv_attention", launch_probability(p, exec.stream, params));

@@ -92,26 +92,29 @@ int launch_halves(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     const auto bytes = static_cast<std::size_t>(params.smem.total);
     if constexpr (Dim <= 128) {
         if (params.smem.key_codes == params.smem.value_codes) {
-            return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, 2, true, static_cast<int>(C)>), grid, kThreads, bytes, stream, params);
+            return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 2, true, static_cast<int>(C)>), grid, kThreads, bytes, stream,
+                                    params);
         }
     }
-    return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, 2, true>), grid, kThreads, bytes, stream, params);
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 2, true>), grid, kThreads, bytes, stream, params);
 }
 
 template <int Dim, Codes C>
 int launch_by_warps(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     const auto bytes = static_cast<std::size_t>(params.smem.total);
-    return GPU_LAUNCH((kv_attention_mma_warps_kernel<Dim, static_cast<int>(C)>), grid, kThreads, bytes, stream, params);
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_warps_kernel<Dim, static_cast<int>(C)>), grid, kThreads, bytes, stream, params);
 }
 
 template <int Dim>
 int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     const auto bytes = static_cast<std::size_t>(params.smem.total);
-    if (!params.few_kernel) return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, 4, false>), grid, kThreads, bytes, stream, params);
+    if (!params.few_kernel) {
+        return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 4, false>), grid, kThreads, bytes, stream, params);
+    }
     if (params.smem.word_tiles == kHalves.group) {
         if (params.smem.key_codes == static_cast<std::int32_t>(Codes::kBfloat)) return launch_halves<Dim, Codes::kBfloat>(grid, stream, params);
         if (params.smem.key_codes == static_cast<std::int32_t>(Codes::kHalf)) return launch_halves<Dim, Codes::kHalf>(grid, stream, params);
-        return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, 2, true>), grid, kThreads, bytes, stream, params);
+        return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 2, true>), grid, kThreads, bytes, stream, params);
     }
     if constexpr (Dim <= 128) {
         if (params.smem.by_warps) {
@@ -123,7 +126,7 @@ int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
             }
         }
     }
-    return GPU_LAUNCH((kv_attention_mma_words_kernel<Dim, 4, true>), grid, kThreads, bytes, stream, params);
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 4, true>), grid, kThreads, bytes, stream, params);
 }
 
 bool words_of_codes(std::int32_t format, std::int32_t dtype) { return format != STRATA_KV_PLAIN || dtype != STRATA_DTYPE_F32; }

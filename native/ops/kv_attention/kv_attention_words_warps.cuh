@@ -280,7 +280,9 @@ GPU_DEVICE void attend_by_warps(const AttentionParams &p, unsigned char *smem) {
     using Shape = WarpsShape<Dim, C>;
     constexpr int kStages = Shape::kStages;
     constexpr int kColumns = Dim / 8;
+    gpu::let_next_start();
     auto &state = *reinterpret_cast<BlockState *>(smem + p.smem.state);
+    gpu::wait_for_previous();
     if (gpu::thread_x() == 0) {
         state.work = find_work(p, gpu::block_x(), gpu::block_y(), Source::kRows);
         if (state.work.rows > 0) state.walk = make_walk(p, state.work, Shape::kTileSlots);

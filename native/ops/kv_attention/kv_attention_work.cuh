@@ -17,8 +17,9 @@ namespace strata {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / gpu::kWarpSize;
-constexpr int kFewRows = 16;  // rows of an mma tile: one for the block
-constexpr int kManyRows = 64; // one for each warp
+constexpr int kFewRows = 16;   // rows of an mma tile: one for the block
+constexpr int kManyRows = 64;  // one for each warp
+constexpr int kItemRows = 128; // of an item with many: what the warpgroups of an sm_90 take at once
 constexpr int kStateNumbers = 4;
 
 /// Offsets of a block's shared memory, for launcher and kernel.
@@ -43,7 +44,7 @@ struct AttentionParams {
     const float *slopes, *sink_logits; // null: none
     int64_t q_token, q_head, out_token, out_head, lse_token, lse_head, past_token, past_head, probability_sequence, probability_head;
     int64_t slope_step, sink_step;
-    float *partial_o;     // [rows of partial results][head_dim]
+    float *partial_o;     // [rows of partial results][partial_pitch]
     float *partial_state; // [rows of partial results][max, sum, max and sum of the past], maxima in units of log2
     uint32_t *fault;
     int64_t max_length, most_items, most_merges, most_partials;
@@ -53,10 +54,14 @@ struct AttentionParams {
     bool causal;
     bool few;        // the launch takes the items with few rows
     bool few_kernel; // and does so with blocks of few rows
+    bool after;      // for the launch: a kernel of this call is in front
     bool q_split;    // q is finer than the type of the products: it is taken as a sum of two
     bool shaped;     // softcap, slopes or biases
     bool store_probability;
 };
+
+/// Floats from one row of partial results to the next: whole 16 bytes.
+GPU_HOST_DEVICE constexpr int32_t partial_pitch(int32_t head_dim) { return (head_dim + 3) / 4 * 4; }
 
 /// The rows and slots of one block.
 struct Work {
@@ -72,11 +77,22 @@ struct Work {
     const int32_t *table;
 };
 
+/// One condition, not a chain of them, so that the header's words are loaded together.
 GPU_DEVICE bool plan_fits(const AttentionParams &p, const KvAttentionPlanHeader &header) {
-    return header.magic == kPlanMagic && header.batch == p.offsets.batch && header.kv_heads == p.kv_heads && header.tokens == p.offsets.rows &&
-           header.group == p.group && header.items >= 0 && header.items <= p.most_items && header.few_items >= 0 &&
-           header.few_items <= header.items && header.merges >= 0 && header.merges <= p.most_merges && header.partials >= 0 &&
-           header.partials <= p.most_partials;
+    bool fits = header.magic == kPlanMagic;
+    fits &= header.batch == p.offsets.batch;
+    fits &= header.kv_heads == p.kv_heads;
+    fits &= header.tokens == p.offsets.rows;
+    fits &= header.group == p.group;
+    fits &= header.items >= 0;
+    fits &= header.items <= p.most_items;
+    fits &= header.few_items >= 0;
+    fits &= header.few_items <= header.items;
+    fits &= header.merges >= 0;
+    fits &= header.merges <= p.most_merges;
+    fits &= header.partials >= 0;
+    fits &= header.partials <= p.most_partials;
+    return fits;
 }
 
 /// The rows that an item or a merge names, with the length as it is; rows is 0, with a fault, where they do not exist.
@@ -102,21 +118,35 @@ GPU_DEVICE Work find_rows(const AttentionParams &p, int32_t sequence, int32_t he
     return work;
 }
 
+/// What an item must be whatever its sequence is.
+GPU_DEVICE bool item_fits(const KvAttentionPlanHeader &header, const KvAttentionItem &item) {
+    bool fits = (item.sequence | item.head | item.row | item.sinks) >= 0;
+    fits &= item.sinks <= item.begin;
+    fits &= item.begin <= item.end;
+    fits &= item.partial >= -1;
+    fits &= (item.partial < 0) | (item.partial <= header.partials - item.rows);
+    return fits;
+}
+
 /// The block's item, or of a larger one the sub-th `rows_per_block` rows. Every thread of a block finds the same.
 GPU_DEVICE Work find_work(const AttentionParams &p, int32_t index, int32_t sub, int32_t rows_per_block) {
     const KvAttentionPlanHeader header = *p.plan.header;
-    KvAttentionItem item = p.plan.items[index]; // the right one of few rows, so that one wait serves both
-    if (!plan_fits(p, header)) {
-        raise_fault(p.fault, kFaultIndex);
+    KvAttentionItem item = p.plan.items[index]; // the right one of few rows; asked about together with the header, one wait serves both
+    const bool fits = plan_fits(p, header);
+    const bool there = index < (p.few ? header.few_items : header.items - header.few_items);
+    bool good = item_fits(header, item) | (!p.few);
+    if (!(fits & there & good)) {
+        if (!fits || (there && !good)) raise_fault(p.fault, kFaultIndex);
         return Work{};
     }
-    if (index >= (p.few ? header.few_items : header.items - header.few_items)) return Work{};
-    if (!p.few) item = p.plan.items[header.few_items + index];
-    Work work = find_rows(p, item.sequence, item.head, item.row, item.rows, p.few ? kFewRows : kManyRows);
+    if (!p.few) {
+        item = p.plan.items[header.few_items + index];
+        good = item_fits(header, item);
+    }
+    Work work = find_rows(p, item.sequence, item.head, item.row, item.rows, p.few ? kFewRows : kItemRows);
     if (work.rows == 0) return work;
     work.length = checked_length(work.length, p.max_length, p.fault);
-    const bool good = item.sinks >= 0 && item.sinks <= item.begin && item.begin <= item.end && item.end <= work.length && item.partial >= -1 &&
-                      (item.partial < 0 || item.partial <= header.partials - item.rows);
+    good &= item.end <= work.length;
     if (!good) raise_fault(p.fault, kFaultIndex);
     work.rows = good ? gpu::max(0, gpu::min(work.rows - sub * rows_per_block, rows_per_block)) : 0;
     work.row += sub * rows_per_block;
@@ -124,6 +154,10 @@ GPU_DEVICE Work find_work(const AttentionParams &p, int32_t index, int32_t sub, 
     work.end = item.end;
     work.sinks = item.sinks;
     work.partial = item.partial < 0 ? -1 : item.partial + sub * rows_per_block;
+    if (p.causal && item.rows > rows_per_block && work.rows > 0) { // rows of a part see less than the item's last one
+        const int64_t seen = work.length - work.tokens + (work.row + work.rows - 1) / p.group + 1;
+        work.end = static_cast<int32_t>(gpu::max(int64_t{work.begin}, gpu::min(int64_t{work.end}, seen)));
+    }
     work.table = table_row(p.cache, work.sequence, work.head);
     return work;
 }
