@@ -290,6 +290,8 @@ GPU_DEVICE uint32_t hsub2(uint32_t a, uint32_t b);             ///< fp16 pairs: 
 GPU_DEVICE uint32_t hmul2(uint32_t a, uint32_t b);             ///< fp16 pairs: a * b
 GPU_DEVICE uint32_t hfma2(uint32_t a, uint32_t b, uint32_t c); ///< fp16 pairs: a * b + c with one rounding
 GPU_DEVICE uint32_t unpack2_e4m3(uint32_t codes);              ///< the two e4m3 in the low 16 bits as a pair of fp16, exact
+/// The same for those in the low and those in the high 16 bits.
+GPU_DEVICE void unpack4_e4m3(uint32_t codes, uint32_t &low, uint32_t &high);
 
 // ---- memory --------------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,15 @@ GPU_DEVICE uint32_t unpack2_e4m3(uint32_t codes) {
 #endif
 }
 
+GPU_DEVICE void unpack4_e4m3(uint32_t codes, uint32_t &low, uint32_t &high) {
+#if defined(GPU_HAS_E4M3)
+    detail::convert4_e4m3(codes, low, high);
+#else
+    low = unpack2_e4m3(codes & 0xffffu);
+    high = unpack2_e4m3(codes >> 16);
+#endif
+}
+
 // Reduction by multiples of pi/2 in double keeps 27 bits of the remainder for angles up to 1e8, which is what rotary
 // embeddings of long contexts need; the library's own float version keeps a slow path in local memory instead.
 GPU_DEVICE void sincos(double angle, float &sine, float &cosine) {

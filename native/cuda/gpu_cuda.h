@@ -50,6 +50,12 @@ GPU_DEVICE uint32_t convert2_e4m3(uint32_t codes) {
     asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(static_cast<uint16_t>(codes)));
     return pair;
 }
+/// Both halves of a word: named apart in one asm, the upper one needs no shift.
+GPU_DEVICE void convert4_e4m3(uint32_t codes, uint32_t &low, uint32_t &high) {
+    asm("{.reg .b16 first, second; mov.b32 {first, second}, %2; cvt.rn.f16x2.e4m3x2 %0, first; cvt.rn.f16x2.e4m3x2 %1, second;}"
+        : "=r"(low), "=r"(high)
+        : "r"(codes));
+}
 #endif
 
 /// The 32-bit address that shared-memory instructions take.

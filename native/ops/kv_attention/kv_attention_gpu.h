@@ -9,9 +9,11 @@ namespace strata {
 /// Shared memory of one of the launches, or total 0 where the kernels of the unit do not take the cache.
 SmemLayout rows_layout(const KvAttentionProblem &problem, bool few, bool split);
 SmemLayout words_layout(const KvAttentionProblem &problem, bool few, bool split);
+SmemLayout bytes_layout(const KvAttentionProblem &problem, bool few, bool split);
 /// Launches a grid over items and parts of items (y); 0 is ok.
 int launch_rows(gpu::Dim3 grid, void *stream, const AttentionParams &params);
 int launch_words(gpu::Dim3 grid, void *stream, const AttentionParams &params);
+int launch_bytes(gpu::Dim3 grid, void *stream, const AttentionParams &params);
 
 /// The same for items with many rows of what rows_layout takes, on an sm_90.
 SmemLayout warpgroup_layout(int head_dim);

@@ -9,7 +9,7 @@
 
 namespace strata {
 
-static_assert(gpu_split(1).few_rows == kFewRows && gpu_split(1).many_rows == kManyRows);
+static_assert(gpu_split(1).few_rows == kFewRows && gpu_split(1).many_rows == kItemRows);
 
 /// The smallest chunk with no more items than wanted; `slots`: of the thread's tile, or -1.
 GPU_DEVICE int32_t choose_small_chunk(const PlanParams &p, PlanSmem &smem, int32_t tiles, int32_t slots) {
@@ -70,7 +70,7 @@ GPU_DEVICE bool plan_small(const PlanParams &p, PlanSmem &smem, PlanCounts &coun
     const int64_t tokens = thread < batch ? rows_of(p.offsets, thread, p.fault).count : 0;
     const auto rows = static_cast<int32_t>(tokens * p.group); // an item's rows are int32
     const bool few_sequence = rows <= p.split.few_limit;
-    const int32_t tiles = gpu::min((few_sequence ? gpu::ceil_div(rows, kFewRows) : gpu::ceil_div(rows, kManyRows)) * p.kv_heads, kPlanThreads + 1);
+    const int32_t tiles = gpu::min((few_sequence ? gpu::ceil_div(rows, kFewRows) : gpu::ceil_div(rows, kItemRows)) * p.kv_heads, kPlanThreads + 1);
     int32_t first[2] = {few_sequence ? tiles : 0, few_sequence ? 0 : tiles};
     int32_t of_kind[2];
     block_scan(smem.scans, first, of_kind);

@@ -5,8 +5,8 @@
 // Bound    decode: bytes of K and V, each read once for the whole group of query heads; prefill: tensor cores.
 // Split    a plan (kv_attention_plan.h), the caller's or one that a kernel makes first, says which rows and slots a block takes. Grids
 //          follow from shapes alone, so that nothing waits for the host and a graph may be replayed; blocks past the plan's items leave.
-// Kernels  16-bit rows or swizzled pages, tiled pages, and a plain one for everything else; each as a launch for items with few rows
-//          and one for items with many. A third adds partial results, a fourth the probabilities of keys.
+// Kernels  16-bit rows or swizzled pages, tiled pages, 8-bit rows, and a plain one for everything else; each as a launch for items with
+//          few rows and one for items with many. A third adds partial results, a fourth the probabilities of keys.
 #include "ops/kv_attention/kv_attention_gpu.h"
 #include "ops/kv_attention/kv_attention_merge.cuh"
 #include "ops/kv_attention/kv_attention_plain.cuh"
@@ -24,6 +24,7 @@ struct Family {
 };
 constexpr Family kRowsFamily{GPU_IMPL_NAME("kv_attention") "_rows", rows_layout, launch_rows};
 constexpr Family kWordsFamily{GPU_IMPL_NAME("kv_attention") "_words", words_layout, launch_words};
+constexpr Family kBytesFamily{GPU_IMPL_NAME("kv_attention") "_bytes", bytes_layout, launch_bytes};
 constexpr Family kPlainFamily{GPU_IMPL_NAME("kv_attention") "_plain", nullptr, nullptr};
 
 #if defined(__CUDACC__)
@@ -39,6 +40,7 @@ const Family &family_of(const KvAttentionProblem &p, bool split) {
     };
     if (fits(kRowsFamily)) return kRowsFamily;
     if (fits(kWordsFamily)) return kWordsFamily;
+    if (fits(kBytesFamily)) return kBytesFamily;
     return kPlainFamily;
 }
 

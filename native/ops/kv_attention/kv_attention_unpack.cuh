@@ -30,14 +30,28 @@ GPU_HOST_DEVICE constexpr int word_shift(Codes codes) { return codes <= Codes::k
 template <Codes C, bool Centred>
 GPU_DEVICE void unpack_bytes(uint32_t word, uint32_t &low, uint32_t &high) {
     if constexpr (C == Codes::kFloat8) {
-        low = gpu::unpack2_e4m3(word & 0xffffu);
-        high = gpu::unpack2_e4m3(word >> 16);
+        gpu::unpack4_e4m3(word, low, high);
     } else {
         constexpr uint32_t kThousands = 0x64646464u;
         constexpr uint32_t kBias = C == Codes::kInt8 || Centred ? 0x64806480u : 0x64006400u;
         if constexpr (C == Codes::kInt8) word ^= 0x80808080u; // to 128 more, without a sign
         low = gpu::hsub2(gpu::prmt(word, kThousands, 0x4140), kBias);
         high = gpu::hsub2(gpu::prmt(word, kThousands, 0x4342), kBias);
+    }
+}
+
+/// Bytes 0, 2 and 1, 3: of two rows of two numbers, the columns.
+template <Codes C>
+GPU_DEVICE void unpack_columns(uint32_t word, uint32_t &even, uint32_t &odd) {
+    static_assert(token_scaled(C));
+    if constexpr (C == Codes::kFloat8) {
+        unpack_bytes<C, false>(gpu::prmt(word, 0, 0x3120), even, odd);
+    } else {
+        constexpr uint32_t kThousands = 0x64646464u;
+        constexpr uint32_t kBias = 0x64806480u;
+        word ^= 0x80808080u;
+        even = gpu::hsub2(gpu::prmt(word, kThousands, 0x4240), kBias);
+        odd = gpu::hsub2(gpu::prmt(word, kThousands, 0x4341), kBias);
     }
 }
 

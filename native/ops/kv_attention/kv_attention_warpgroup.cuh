@@ -157,7 +157,10 @@ GPU_DEVICE void pack_weights(const float (&s)[Tiles][4], uint32_t (&weights)[Til
     GPU_UNROLL
     for (std::size_t t = 0; t < Tiles / 2; ++t) {
         GPU_UNROLL
-        for (int i = 0; i < 4; ++i) weights[t][i] = pack_pair(Bf16, s[2 * t + i / 2][i % 2 * 2], s[2 * t + i / 2][i % 2 * 2 + 1]);
+        for (int i = 0; i < 4; ++i) {
+            const float(&tile)[4] = s[2 * t + (i < 2 ? 0 : 1)];
+            weights[t][i] = pack_pair(Bf16, tile[i % 2 * 2], tile[i % 2 * 2 + 1]);
+        }
     }
 }
 
