@@ -14,7 +14,7 @@ namespace strata {
 template <class Body>
 GPU_DEVICE void for_each_tile(const PlanParams &p, PlanSmem &smem, bool few, Body &&body) {
     const int thread = gpu::thread_x();
-    const int32_t tile_rows = few ? kFewRows : kManyRows;
+    const int32_t tile_rows = few ? kFewRows : kItemRows;
     for (int64_t base = 0; base < p.offsets.batch; base += kPlanThreads) {
         const int64_t mine = base + thread;
         const int64_t tokens = mine < p.offsets.batch ? rows_of(p.offsets, mine, p.fault).count : 0;

@@ -113,13 +113,13 @@ GPU_DEVICE int last_not_above(const int32_t (&first)[kPlanThreads], int count, i
 
 /// The rows of a sequence's tile, the within-th of its kind: backwards, as on the host.
 GPU_DEVICE PlanTile tile_rows_of(const PlanParams &p, int64_t sequence, int32_t tokens, bool few, int32_t within) {
-    const int32_t tile_rows = few ? kFewRows : kManyRows;
+    const int32_t tile_rows = few ? kFewRows : kItemRows;
     const int32_t rows = tokens * p.group;
     const int32_t step = within / p.kv_heads;
     PlanTile tile{};
     tile.sequence = static_cast<int32_t>(sequence);
     tile.head = within - step * p.kv_heads;
-    tile.row = ((few ? gpu::ceil_div(rows, kFewRows) : gpu::ceil_div(rows, kManyRows)) - 1 - step) * tile_rows;
+    tile.row = ((few ? gpu::ceil_div(rows, kFewRows) : gpu::ceil_div(rows, kItemRows)) - 1 - step) * tile_rows;
     tile.rows = gpu::min(tile_rows, rows - tile.row);
     return tile;
 }
