@@ -57,6 +57,7 @@ struct Query<Steps, true> {
     }
     GPU_DEVICE void get(int kk, uint32_t (&a)[4]) const { read(kk, a); }
     GPU_DEVICE void get_rest(int kk, uint32_t (&a)[4]) const { read(kk + to_rest, a); }
+    static GPU_DEVICE bool split(bool has_rest) { return has_rest; } // a type that knows may say so
 };
 /// Bytes of the fragments of `row_tiles` row tiles; in registers they are made one term after the other, in one place.
 constexpr int query_bytes(int dim, int row_tiles, bool split) { return row_tiles * dim / 16 * gpu::kWarpSize * 16 * (split ? 2 : 1); }
@@ -329,6 +330,95 @@ struct Pipeline {
     }
 };
 
+/// The end of a block: its warps meet, and its rows leave. A warp's rows g and g + 8 have these maxima, and each lane its part of the sums.
+template <class Source>
+GPU_DEVICE void finish_block(const AttentionParams &p, BlockState &state, const float (&max)[2], float (&sum)[2],
+                             const float (&o)[std::size_t{Source::kDim / 8}][4], unsigned char *smem) {
+    constexpr int kColumns = Source::kDim / 8;
+    constexpr int kSlotWarps = Source::kSlotWarps;
+    const int lane = gpu::lane_id();
+    const int g = lane >> 2;
+    const int q = lane & 3;
+    const Work &work = state.work;
+    const Walk &walk = state.walk;
+    const bool turned = p.cache.rotation != 0;
+    float *past = state.past[gpu::thread_x()];
+    auto &end = *reinterpret_cast<EndSmem<Source::kDim> *>(smem);
+    if (walk.border == walk.tiles) {
+        GPU_UNROLL
+        for (int i = 0; i < 2; ++i) {
+            past[i] = max[i];
+            past[2 + i] = sum[i];
+        }
+    }
+
+    // ---- combine: the warps of a row tile meet in shared memory
+    gpu::cp_async_wait<0>();
+    gpu::sync_threads();
+    GPU_UNROLL
+    for (int n = 0; n < kColumns; ++n) {
+        GPU_UNROLL
+        for (int i = 0; i < 4; ++i) end.rows[gpu::warp_id() * 16 + g + 8 * (i >> 1)][Source::value_channel(n, 2 * q + (i & 1))] = o[n][i];
+    }
+    GPU_UNROLL
+    for (int i = 0; i < 2; ++i) {
+        sum[i] += gpu::shfl_xor(sum[i], 1);
+        sum[i] += gpu::shfl_xor(sum[i], 2);
+        float past_sum = past[2 + i];
+        past_sum += gpu::shfl_xor(past_sum, 1);
+        past_sum += gpu::shfl_xor(past_sum, 2);
+        if (q == 0) end.parts[gpu::warp_id() * 16 + g + 8 * i] = RowState{max[i], sum[i], past[i], past_sum};
+    }
+    gpu::sync_threads();
+    const int thread = gpu::thread_x();
+    if (thread < Source::kRows) {
+        RowState row{-gpu::kInfinity, 0.0f, -gpu::kInfinity, 0.0f};
+        const int first = thread / 16 * kSlotWarps * 16 + thread % 16;
+        GPU_UNROLL
+        for (int w = 0; w < kSlotWarps; ++w) {
+            row.max = gpu::max(row.max, end.parts[first + 16 * w].max);
+            row.past_max = gpu::max(row.past_max, end.parts[first + 16 * w].past_max);
+        }
+        GPU_UNROLL
+        for (int w = 0; w < kSlotWarps; ++w) {
+            const RowState &part = end.parts[first + 16 * w];
+            const float weight = gpu::exp2(part.max - safe_max(row.max));
+            end.weights[first + 16 * w] = weight;
+            row.sum = gpu::fma(part.sum, weight, row.sum);
+            row.past_sum = gpu::fma(part.past_sum, gpu::exp2(part.past_max - safe_max(row.past_max)), row.past_sum);
+        }
+        if (thread < work.rows) end.ends[thread] = end_row(p, work, thread, row);
+    }
+    gpu::sync_threads();
+
+    // ---- store; a warp takes whole rows
+    for (int r = gpu::warp_id(); r < (turned ? Source::kRows : work.rows); r += kWarps) {
+        const int first = r / 16 * kSlotWarps * 16 + r % 16;
+        for (int channel = lane * kEmitted; channel < Source::kDim; channel += gpu::kWarpSize * kEmitted) {
+            float values[std::size_t{kEmitted}] = {};
+            GPU_UNROLL
+            for (int w = 0; w < kSlotWarps; ++w) {
+                const gpu::U4 words = gpu::load16(end.rows[first + 16 * w] + channel);
+                GPU_UNROLL
+                for (int j = 0; j < kEmitted; ++j) values[j] = gpu::fma(gpu::as_float(words.v[j]), end.weights[first + 16 * w], values[j]);
+            }
+            if (turned) {
+                gpu::store16(end.rows[first] + channel,
+                             gpu::U4{{gpu::as_uint(values[0]), gpu::as_uint(values[1]), gpu::as_uint(values[2]), gpu::as_uint(values[3])}});
+            } else {
+                emit_some(p, work, r, channel, values, end.ends[r]);
+            }
+        }
+    }
+    if (!turned) return;
+    gpu::sync_threads();
+    hadamard_rows(end.rows[0], Source::kRows, row_pitch<Source::kDim>(), p.cache.head_dim, p.cache.rotation);
+    gpu::sync_threads();
+    for (int r = gpu::warp_id(); r < work.rows; r += kWarps) {
+        for (int channel = lane; channel < p.cache.head_dim; channel += gpu::kWarpSize) emit(p, work, r, channel, end.rows[r][channel], end.ends[r]);
+    }
+}
+
 template <class Source>
 GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     constexpr int kScoreTiles = Source::kScoreTiles;
@@ -337,7 +427,6 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
     gpu::let_next_start();
     const int lane = gpu::lane_id();
     const int g = lane >> 2;
-    const int q = lane & 3;
     const int row_tile = gpu::warp_id() / kSlotWarps;
     const int warp_slot = gpu::warp_id() % kSlotWarps * (Source::kTileSlots / kSlotWarps);
     auto &state = *reinterpret_cast<BlockState *>(smem + p.smem.state);
@@ -451,79 +540,7 @@ GPU_DEVICE void attend(const AttentionParams &p, unsigned char *smem) {
         stage = stage + 1 == stages ? 0 : stage + 1;
         note = note == stages ? 0 : note + 1;
     }
-    if (walk.border == walk.tiles) {
-        GPU_UNROLL
-        for (int i = 0; i < 2; ++i) {
-            past[i] = max[i];
-            past[2 + i] = sum[i];
-        }
-    }
-
-    // ---- combine: the warps of a row tile meet in shared memory
-    gpu::cp_async_wait<0>();
-    gpu::sync_threads();
-    GPU_UNROLL
-    for (int n = 0; n < kColumns; ++n) {
-        GPU_UNROLL
-        for (int i = 0; i < 4; ++i) end.rows[gpu::warp_id() * 16 + g + 8 * (i >> 1)][Source::value_channel(n, 2 * q + (i & 1))] = o[n][i];
-    }
-    GPU_UNROLL
-    for (int i = 0; i < 2; ++i) {
-        sum[i] += gpu::shfl_xor(sum[i], 1);
-        sum[i] += gpu::shfl_xor(sum[i], 2);
-        float past_sum = past[2 + i];
-        past_sum += gpu::shfl_xor(past_sum, 1);
-        past_sum += gpu::shfl_xor(past_sum, 2);
-        if (q == 0) end.parts[gpu::warp_id() * 16 + g + 8 * i] = RowState{max[i], sum[i], past[i], past_sum};
-    }
-    gpu::sync_threads();
-    const int thread = gpu::thread_x();
-    if (thread < Source::kRows) {
-        RowState row{-gpu::kInfinity, 0.0f, -gpu::kInfinity, 0.0f};
-        const int first = thread / 16 * kSlotWarps * 16 + thread % 16;
-        GPU_UNROLL
-        for (int w = 0; w < kSlotWarps; ++w) {
-            row.max = gpu::max(row.max, end.parts[first + 16 * w].max);
-            row.past_max = gpu::max(row.past_max, end.parts[first + 16 * w].past_max);
-        }
-        GPU_UNROLL
-        for (int w = 0; w < kSlotWarps; ++w) {
-            const RowState &part = end.parts[first + 16 * w];
-            const float weight = gpu::exp2(part.max - safe_max(row.max));
-            end.weights[first + 16 * w] = weight;
-            row.sum = gpu::fma(part.sum, weight, row.sum);
-            row.past_sum = gpu::fma(part.past_sum, gpu::exp2(part.past_max - safe_max(row.past_max)), row.past_sum);
-        }
-        if (thread < work.rows) end.ends[thread] = end_row(p, work, thread, row);
-    }
-    gpu::sync_threads();
-
-    // ---- store; a warp takes whole rows
-    for (int r = gpu::warp_id(); r < (turned ? Source::kRows : work.rows); r += kWarps) {
-        const int first = r / 16 * kSlotWarps * 16 + r % 16;
-        for (int channel = lane * kEmitted; channel < Source::kDim; channel += gpu::kWarpSize * kEmitted) {
-            float values[std::size_t{kEmitted}] = {};
-            GPU_UNROLL
-            for (int w = 0; w < kSlotWarps; ++w) {
-                const gpu::U4 words = gpu::load16(end.rows[first + 16 * w] + channel);
-                GPU_UNROLL
-                for (int j = 0; j < kEmitted; ++j) values[j] = gpu::fma(gpu::as_float(words.v[j]), end.weights[first + 16 * w], values[j]);
-            }
-            if (turned) {
-                gpu::store16(end.rows[first] + channel,
-                             gpu::U4{{gpu::as_uint(values[0]), gpu::as_uint(values[1]), gpu::as_uint(values[2]), gpu::as_uint(values[3])}});
-            } else {
-                emit_some(p, work, r, channel, values, end.ends[r]);
-            }
-        }
-    }
-    if (!turned) return;
-    gpu::sync_threads();
-    hadamard_rows(end.rows[0], Source::kRows, row_pitch<Source::kDim>(), p.cache.head_dim, p.cache.rotation);
-    gpu::sync_threads();
-    for (int r = gpu::warp_id(); r < work.rows; r += kWarps) {
-        for (int channel = lane; channel < p.cache.head_dim; channel += gpu::kWarpSize) emit(p, work, r, channel, end.rows[r][channel], end.ends[r]);
-    }
+    finish_block<Source>(p, state, max, sum, o, smem);
 }
 
 } // namespace strata

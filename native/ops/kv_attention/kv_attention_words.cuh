@@ -16,9 +16,10 @@
 // In shared memory a row of K has 4 chunks of 16 bytes and chunk c lies at c ^ 2 (row / 2 % 2); a row of V has Dim / 4 and chunk c lies
 // at c ^ 2 q, q the lane that the row is for. Both make the lanes of one access meet different banks.
 //
-// Scales: a token's scale of K multiplies its scores, in fp32. A block's scales of K are folded into q, what that rounds away is a second
-// term, so that scores are as exact as with fp32 keys; its middle values are one more column of the product, equal in all lanes. (Scaled
-// codes would need fewer instructions, but round.) Scales of V multiply the codes, not P: P times a small scale would leave the range of fp16.
+// Scales: a token's scale of K multiplies its scores, in fp32. A block's scales of K are folded into q; what that rounds away is a second
+// term where q has one anyway (kFoldExactly: always), so that scores are as exact as with keys of as many bits as q. Its middle values are
+// one more column of the product, equal in all lanes. Scales of V multiply the codes, not P: P times a small scale would leave the range of
+// fp16.
 #pragma once
 
 #include "ops/kv_attention/kv_attention_mma.cuh"
@@ -34,6 +35,10 @@ constexpr int key_unit_bytes(int slots, int dim, int per_word, bool block) {
 constexpr int value_unit_bytes(int slots, int dim, int per_word, bool block) {
     return slots * dim / per_word * 4 + (block ? 2 * (dim / kKvBlock) * slots * 2 : 0);
 }
+
+/// Whether q of one term becomes two when a block's scales are folded into it. Else the product is rounded to fp16, which moves a score by
+/// what keys of fp16 would, for a third of the instructions less.
+constexpr bool kFoldExactly = false;
 
 /// Key, Value: Codes that the kernel is made for, or kAnyCodes: the launch's parameters say.
 template <int Dim, int T, bool Few, int Key = kAnyCodes, int Value = kAnyCodes>
@@ -210,7 +215,7 @@ struct WordSource {
                                   const uint32_t (&b1)[std::size_t{T}], float (&s)[std::size_t{T}][4]) const {
         GPU_UNROLL
         for (int j = 0; j < T; ++j) multiply_tile<Bf16>(s[j], a, b0[j], b1[j]);
-        if (!p.q_split) return;
+        if (!query.split(p.q_split)) return;
         uint32_t rest[4];
         query.get_rest(kk, rest);
         GPU_UNROLL
@@ -277,25 +282,27 @@ struct WordSource {
         GPU_UNROLL
         for (int j = 0; j < T; ++j) gpu::mma_f16(s[j], folded, b0[j], b1[j]);
         uint32_t rest[4] = {0, 0, 0, 0};
-        if (p.q_split) {
+        const bool split = query.split(p.q_split);
+        if (split) {
             query.get_rest(kk, rest);
             gpu::mma_f16(zero, rest, middle[0], middle[1]);
         }
+        if (!kFoldExactly && !split) return;
         GPU_UNROLL
         for (int i = 0; i < 4; ++i) { // what folding rounded away, and the second term of q
-            rest[i] = gpu::hfma2(rest[i], scales[i >> 1], gpu::hfma2(a[i], scales[i >> 1], folded[i] ^ 0x80008000u));
+            const uint32_t left = gpu::hfma2(a[i], scales[i >> 1], folded[i] ^ 0x80008000u);
+            rest[i] = split ? gpu::hfma2(rest[i], scales[i >> 1], left) : left;
         }
         GPU_UNROLL
         for (int j = 0; j < T; ++j) gpu::mma_f16(s[j], rest, b0[j], b1[j]);
     }
 
     template <Codes C, class QueryOperands>
-    GPU_DEVICE void scores_block(const unsigned char *words, const unsigned char *scales, const QueryOperands &query,
-                                 float (&s)[std::size_t{T}][4]) const {
+    GPU_DEVICE void scores_block(const unsigned char *words, const unsigned char *scales, const QueryOperands &query, float (&s)[std::size_t{T}][4],
+                                 float (&zero)[4]) const {
         constexpr bool kNibbles = C == Codes::kNibble;
         constexpr int kSteps = kNibbles ? 2 : 1; // of 16 channels, of one row of words
         const int q = gpu::lane_id() & 3;
-        float zero[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         GPU_UNROLL
         for (int kg = 0; kg < Dim / 16 / kSteps; ++kg) {
             uint32_t codes[std::size_t{T}];
@@ -327,11 +334,6 @@ struct WordSource {
                 const uint32_t step_zeros[2] = {zero_pairs[2 * t], zero_pairs[2 * t + 1]};
                 fold_step<C>(query, kg * kSteps + t, step_scales, step_zeros, b0, b1, s, zero);
             }
-        }
-        GPU_UNROLL
-        for (int j = 0; j < T; ++j) {
-            GPU_UNROLL
-            for (int i = 0; i < 4; ++i) s[j][i] += zero[i];
         }
     }
 
@@ -376,6 +378,7 @@ struct WordSource {
             const int chunk = T == 4 ? g & 3 : g >> 1;
             const unsigned char *words = unit + (block * rows + q) * 64 + (chunk ^ (q & 2)) * 16 + (T == 4 ? 0 : (g & 1) * 8);
             const unsigned char *scales = unit + key_words_bytes(kTileSlots, Dim, 1 << shift) + slot / kKvBlock * 2 * Dim * 2;
+            float zero[4] = {0.0f, 0.0f, 0.0f, 0.0f}; // what all slots of a row get
             float part[std::size_t{T}][4];
             GPU_UNROLL
             for (int j = 0; j < T; ++j) {
@@ -392,14 +395,14 @@ struct WordSource {
                 if (in_tail) {
                     scores_tail<false>(tile, tile.first + slot, query, part);
                 } else {
-                    scores_block<Codes::kByte>(words, scales, query, part);
+                    scores_block<Codes::kByte>(words, scales, query, part, zero);
                 }
                 break;
             default:
                 if (in_tail) {
                     scores_tail<true>(tile, tile.first + slot, query, part);
                 } else {
-                    scores_block<Codes::kNibble>(words, scales, query, part);
+                    scores_block<Codes::kNibble>(words, scales, query, part, zero);
                 }
             }
             const bool factors = token_scaled(key_codes());
@@ -408,7 +411,7 @@ struct WordSource {
                 GPU_UNROLL
                 for (int i = 0; i < 4; ++i) {
                     const float factor = factors ? info.key_factor[slot + score_slot(j, q, i & 1)] : 1.0f;
-                    s[group * T + j][i] = part[j][i] * factor;
+                    s[group * T + j][i] = (part[j][i] + zero[i]) * factor;
                 }
             }
         }

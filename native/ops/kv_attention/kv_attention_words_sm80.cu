@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // kv_attention: the kernels for tiled pages.
-#include "ops/kv_attention/kv_attention_words.cuh"
+#include "ops/kv_attention/kv_attention_words_warps.cuh"
 
 #include "ops/kv_attention/kv_attention_gpu.h"
 
@@ -48,17 +48,61 @@ WordShape shape_of(const KvAttentionProblem &p, bool few, bool split) {
     return roomy || p.cache.value_format == STRATA_KV_I4_BLOCK ? kCodes : kHalves;
 }
 
-/// Few rows: decode. Where keys and values are alike, and the head is none of the widest, a kernel of its own is shorter by half.
-template <int Dim, int T, Codes C>
-int launch_few(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
+/// One number a token, in runs of 16 bytes.
+bool wide_numbers(const View &scales) { return wide_rows(scales) && scales.stride[2] == 1; }
+
+/// Few rows, of codes alike in both pools: by warps, unless a bias of slots would have to be brought as well.
+bool by_warps(const KvAttentionProblem &p) {
+    const KvCacheView &cache = p.cache;
+    const Codes codes = codes_of(cache.key_format, cache.keys.dtype);
+    if (codes < Codes::kInt8 || codes != codes_of(cache.value_format, cache.values.dtype)) return false;
+    if (padded_dim(cache.head_dim) > 128 || cache.logit_bias.present()) return false;
+    return !token_scaled(codes) || (wide_numbers(cache.key_scales) && wide_numbers(cache.value_scales));
+}
+
+template <int Dim, Codes C>
+SmemLayout warps_layout_of(const KvAttentionProblem &p, bool split) {
+    using Shape = WarpsShape<Dim, C>;
+    SmemLayout at{};
+    at.key_unit = Shape::kKeyUnit;
+    at.value_unit = Shape::kValueUnit;
+    at.stages = Shape::kStages;
+    at.infos = at.queries = Shape::kUnits;
+    if (p.cache.rotation != 0 && at.queries < turned_bytes(Dim)) at.queries = turned_bytes(Dim);
+    at.total = at.queries + query_bytes(Dim, 1, split);
+    at.word_tiles = kCodes.group;
+    at.key_codes = at.value_codes = static_cast<std::int32_t>(C);
+    at.by_warps = true;
+    finish_layout(Dim, at);
+    return at;
+}
+template <int Dim>
+SmemLayout warps_layout(const KvAttentionProblem &p, bool split) {
+    switch (codes_of(p.cache.key_format, p.cache.keys.dtype)) {
+    case Codes::kInt8: return warps_layout_of<Dim, Codes::kInt8>(p, split);
+    case Codes::kFloat8: return warps_layout_of<Dim, Codes::kFloat8>(p, split);
+    case Codes::kByte: return warps_layout_of<Dim, Codes::kByte>(p, split);
+    default: return warps_layout_of<Dim, Codes::kNibble>(p, split);
+    }
+}
+
+/// Few rows of 16-bit words: decode. Where keys and values are alike, and the head is none of the widest, a kernel of its own is shorter.
+template <int Dim, Codes C>
+int launch_halves(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     const auto bytes = static_cast<std::size_t>(params.smem.total);
     if constexpr (Dim <= 128) {
         if (params.smem.key_codes == params.smem.value_codes) {
-            return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, T, true, static_cast<int>(C)>), grid, kThreads, bytes, stream,
+            return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 2, true, static_cast<int>(C)>), grid, kThreads, bytes, stream,
                                     params);
         }
     }
-    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, T, true>), grid, kThreads, bytes, stream, params);
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 2, true>), grid, kThreads, bytes, stream, params);
+}
+
+template <int Dim, Codes C>
+int launch_by_warps(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
+    const auto bytes = static_cast<std::size_t>(params.smem.total);
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_warps_kernel<Dim, static_cast<int>(C)>), grid, kThreads, bytes, stream, params);
 }
 
 template <int Dim>
@@ -68,17 +112,21 @@ int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
         return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 4, false>), grid, kThreads, bytes, stream, params);
     }
     if (params.smem.word_tiles == kHalves.group) {
-        if (params.smem.key_codes == static_cast<std::int32_t>(Codes::kBfloat)) return launch_few<Dim, 2, Codes::kBfloat>(grid, stream, params);
-        if (params.smem.key_codes == static_cast<std::int32_t>(Codes::kHalf)) return launch_few<Dim, 2, Codes::kHalf>(grid, stream, params);
+        if (params.smem.key_codes == static_cast<std::int32_t>(Codes::kBfloat)) return launch_halves<Dim, Codes::kBfloat>(grid, stream, params);
+        if (params.smem.key_codes == static_cast<std::int32_t>(Codes::kHalf)) return launch_halves<Dim, Codes::kHalf>(grid, stream, params);
         return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 2, true>), grid, kThreads, bytes, stream, params);
     }
-    switch (static_cast<Codes>(params.smem.key_codes)) {
-    case Codes::kInt8: return launch_few<Dim, 4, Codes::kInt8>(grid, stream, params);
-    case Codes::kFloat8: return launch_few<Dim, 4, Codes::kFloat8>(grid, stream, params);
-    case Codes::kByte: return launch_few<Dim, 4, Codes::kByte>(grid, stream, params);
-    case Codes::kNibble: return launch_few<Dim, 4, Codes::kNibble>(grid, stream, params);
-    default: return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 4, true>), grid, kThreads, bytes, stream, params);
+    if constexpr (Dim <= 128) {
+        if (params.smem.by_warps) {
+            switch (static_cast<Codes>(params.smem.key_codes)) {
+            case Codes::kInt8: return launch_by_warps<Dim, Codes::kInt8>(grid, stream, params);
+            case Codes::kFloat8: return launch_by_warps<Dim, Codes::kFloat8>(grid, stream, params);
+            case Codes::kByte: return launch_by_warps<Dim, Codes::kByte>(grid, stream, params);
+            default: return launch_by_warps<Dim, Codes::kNibble>(grid, stream, params);
+            }
+        }
     }
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_words_kernel<Dim, 4, true>), grid, kThreads, bytes, stream, params);
 }
 
 bool words_of_codes(std::int32_t format, std::int32_t dtype) { return format != STRATA_KV_PLAIN || dtype != STRATA_DTYPE_F32; }
@@ -101,6 +149,7 @@ SmemLayout words_layout(const KvAttentionProblem &p, bool few, bool split) {
                        wide_scales(cache.key_format, cache.key_scales) && wide_scales(cache.value_format, cache.value_scales) &&
                        wide_rows(cache.key_tail);
     if (!taken) return SmemLayout{};
+    if (few && by_warps(p)) return padded_dim(cache.head_dim) == 64 ? warps_layout<64>(p, split) : warps_layout<128>(p, split);
     const WordShape shape = shape_of(p, few, split);
     SmemLayout best = layout_of(p, shape, few, split, 1);
     for (int stages = 2; stages <= (few ? kMostStages : 2); ++stages) {
