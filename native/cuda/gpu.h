@@ -196,12 +196,10 @@ GPU_DEVICE void warpgroup_commit();
 /// Waits until at most N of the newest groups are still under way.
 template <int N>
 GPU_DEVICE void warpgroup_wait();
-/// Before warpgroup_start, of each a that is set by then: keeps the compiler from setting it among the products.
-template <std::size_t Steps>
-GPU_DEVICE void warpgroup_operands(uint32_t (&a)[Steps][4]);
-/// After the wait, before d is used: keeps the compiler from using it earlier.
-template <std::size_t Tiles>
-GPU_DEVICE void warpgroup_result(float (&d)[Tiles][4]);
+/// Keeps the compiler from moving what sets or uses these registers past this place: of a before warpgroup_start, of d after the wait, of
+/// what is computed beside the products before it.
+template <class Register, std::size_t Tiles>
+GPU_DEVICE void warpgroup_hold(Register (&registers)[Tiles][4]);
 
 // ---- lanes of a warp talk (full warp always) ------------------------------------------------------------------------
 

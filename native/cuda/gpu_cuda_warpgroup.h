@@ -23,20 +23,18 @@ template <int N>
 GPU_DEVICE void warpgroup_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
-template <std::size_t Steps>
-GPU_DEVICE void warpgroup_operands(uint32_t (&a)[Steps][4]) {
-    GPU_UNROLL
-    for (std::size_t n = 0; n < Steps; ++n) {
-        GPU_UNROLL
-        for (int i = 0; i < 4; ++i) asm volatile("" : "+r"(a[n][i])::"memory");
-    }
-}
-template <std::size_t Tiles>
-GPU_DEVICE void warpgroup_result(float (&d)[Tiles][4]) {
+template <class Register, std::size_t Tiles>
+GPU_DEVICE void warpgroup_hold(Register (&registers)[Tiles][4]) {
     GPU_UNROLL
     for (std::size_t n = 0; n < Tiles; ++n) {
         GPU_UNROLL
-        for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(d[n][i])::"memory");
+        for (int i = 0; i < 4; ++i) {
+            if constexpr (std::is_same_v<Register, float>) {
+                asm volatile("" : "+f"(registers[n][i])::"memory");
+            } else {
+                asm volatile("" : "+r"(registers[n][i])::"memory");
+            }
+        }
     }
 }
 

@@ -140,10 +140,8 @@ GPU_DEVICE void warpgroup_start(Site site) { simt::meet(simt::kWarpgroupStart, s
 GPU_DEVICE void warpgroup_commit() {}
 template <int N>
 GPU_DEVICE void warpgroup_wait() {}
-template <std::size_t Steps>
-GPU_DEVICE void warpgroup_operands(uint32_t (&)[Steps][4]) {}
-template <std::size_t Tiles>
-GPU_DEVICE void warpgroup_result(float (&)[Tiles][4]) {}
+template <class Register, std::size_t Tiles>
+GPU_DEVICE void warpgroup_hold(Register (&)[Tiles][4]) {}
 
 template <int Columns, bool Bf16, bool Rows>
 GPU_DEVICE void warpgroup_multiply(float (&d)[std::size_t{Columns / 8}][4], const uint32_t (&a)[4], const WarpgroupOperand &b, bool add, Site site) {

@@ -69,13 +69,24 @@ std::int64_t count_items(const KvAttentionProblem &p, const KvAttentionSplit &sp
     return items;
 }
 
+/// The least chunk by KvAttentionSplit::share, in units of kPlanSlots.
+std::int64_t least_share(const KvAttentionProblem &p, const KvAttentionSplit &split) {
+    if (split.share == 0) return 0;
+    std::int64_t seen = 0;
+    for (const bool few : kFewFirst) {
+        for_each_tile(p, split, few,
+                      [&](std::int64_t, std::int64_t, std::int64_t, std::int64_t, const Span &span) { seen += span.end - span.begin; });
+    }
+    return ceil_div(seen, std::int64_t{split.share} * split.target * kPlanSlots);
+}
+
 std::int64_t choose_chunk(const KvAttentionProblem &p, const KvAttentionSplit &split) {
     if (p.batch_invariant) return split.fixed;
     const std::int64_t whole = larger(split.least, ceil_div(larger(p.max_length, 1), kPlanSlots) * kPlanSlots);
     const std::int64_t tiles = count_items(p, split, whole);
     const std::int64_t most = tiles < split.target ? split.target : tiles + split.target;
-    std::int64_t low = split.least / kPlanSlots; // the answer in units of kPlanSlots lies in low ... high
-    std::int64_t high = whole / kPlanSlots;
+    std::int64_t low = larger(split.least / kPlanSlots, least_share(p, split)); // the answer in units of kPlanSlots lies in low ... high
+    std::int64_t high = larger(low, whole / kPlanSlots);
     while (low < high) {
         const std::int64_t middle = (low + high) / 2;
         if (count_items(p, split, middle * kPlanSlots) <= most) {

@@ -10,8 +10,9 @@
 //              tile   | item 0   | item 1       | item 2  |       several items: a partial result each, merged in this order
 //
 // chunk is the smallest multiple of 64 for which the items stay within what fills the machine, so that a long sequence
-// among short ones is cut and a crowd of short ones is not. A batch-invariant plan takes a fixed chunk for tiles of few_rows and cuts no others.
-// The same words are written by build_plan on the host and by a kernel on the GPU; they are int32, so that they can be copied anywhere.
+// among short ones is cut and a crowd of short ones is not; on GPUs no part is shorter than half of what fills one place of the machine. A
+// batch-invariant plan takes a fixed chunk for tiles of few_rows and cuts no others. The same words are written by build_plan on the host and by a
+// kernel on the GPU; they are int32, so that they can be copied anywhere.
 #pragma once
 
 #include "ops/kv_attention/kv_attention.h"
@@ -29,11 +30,12 @@ struct KvAttentionSplit {
     std::int32_t target; // items that fill the device
     std::int32_t least;  // a part has at least this many slots
     std::int32_t fixed;  // slots of a part in batch-invariant runs
+    std::int32_t share;  // a part has at least this many times less than all slots over target: shorter ones balance nothing; 0: may be shorter
 };
 /// 64 items feed the cores of a large machine; 256 slots are 64 KiB and more of K and V for a partial result of a few KiB.
-inline constexpr KvAttentionSplit kCpuSplit{8, 8, 96, 64, 256, 2048};
+inline constexpr KvAttentionSplit kCpuSplit{8, 8, 96, 64, 256, 2048, 0};
 /// Two blocks a multiprocessor; below 128 slots one more block costs more than it saves.
-constexpr KvAttentionSplit gpu_split(std::int32_t multiprocessors) { return {63, 16, 128, 2 * multiprocessors, 128, 1024}; }
+constexpr KvAttentionSplit gpu_split(std::int32_t multiprocessors) { return {63, 16, 128, 2 * multiprocessors, 128, 1024, 2}; }
 
 struct KvAttentionPlanHeader {
     std::int32_t magic;

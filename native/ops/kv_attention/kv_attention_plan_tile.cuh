@@ -160,7 +160,8 @@ GPU_DEVICE ChunkRange chunk_range(const PlanParams &p, int64_t tiles, int64_t se
     // A chunk has seen / chunk items at least, and no more than one a tile beyond that.
     const int32_t least = p.split.least / kPlanSlots;
     const int32_t enough = most > tiles ? units(ceil_div_wide(seen, most - tiles)) : INT32_MAX;
-    const int32_t low = gpu::max(least, units(ceil_div_wide(seen, most)));
+    const int32_t share = p.split.share == 0 ? 0 : units(ceil_div_wide(seen, int64_t{p.split.share} * p.split.target));
+    const int32_t low = gpu::max(gpu::max(least, share), units(ceil_div_wide(seen, most)));
     return ChunkRange{most, low, gpu::max(low, gpu::min(gpu::max(least, units(slots)), enough))};
 }
 

@@ -10,33 +10,13 @@
 
 namespace strata {
 
-/// Where a slot lies: bytes to its rows of K and V, of a swizzled page to its row of the first half block; kAbsent: nothing to read.
-struct RowPlace {
-    static constexpr int64_t kAbsent = -16; // still a multiple of the copies
-    int64_t key, value;
-    float bias;
-};
+constexpr int64_t kAbsentRow = -16; // nothing to read; still a multiple of the copies
 
-/// The place of a slot of a tile by its table entry.
-GPU_DEVICE RowPlace row_place(const AttentionParams &p, const Work &work, const Tile &tile, int32_t slot, int32_t entry) {
-    if (!counts(tile, slot)) return RowPlace{RowPlace::kAbsent, RowPlace::kAbsent, 0.0f};
-    const GpuSlot at = slot_at(p.cache, slot, entry, p.fault);
-    if (at.page < 0) return RowPlace{RowPlace::kAbsent, RowPlace::kAbsent, 0.0f};
-    const float bias = slot_bias(p, at, work.head);
-    if (p.cache.layout == STRATA_KV_ROWS) {
-        return RowPlace{row_at(p.cache.keys, at, work.head) * 2, row_at(p.cache.values, at, work.head) * 2, bias};
-    }
-    const int32_t row = at.in_page * 64;
-    return RowPlace{(block_at(p.cache.keys, at.page, work.head) + row) * 2, (block_at(p.cache.values, at.page, work.head) + row) * 2, bias};
+/// Bytes to the row of a slot, in a swizzled page to that of the first half block.
+GPU_DEVICE int64_t row_bytes(const AttentionParams &p, const GpuPool &pool, const GpuSlot &at, int64_t head) {
+    if (p.cache.layout == STRATA_KV_ROWS) return row_at(pool, at, head) * 2;
+    return (block_at(pool, at.page, head) + at.in_page * 64) * 2;
 }
-
-/// What is known of the slots of a tile.
-template <int Slots>
-struct RowInfo {
-    int64_t key[std::size_t{Slots}];
-    int64_t value[std::size_t{Slots}];
-    float bias[std::size_t{Slots}];
-};
 
 template <int Dim, bool Bf16, bool Few>
 struct RowSource {
@@ -48,8 +28,17 @@ struct RowSource {
     static constexpr int kScoreTiles = kWarpSlots / 8;
     static constexpr int kUnitBytes = kTileSlots * Dim * 2;
     static constexpr bool kQueryInSmem = Dim > 128; // o alone has half of the registers then
-    using Place = RowPlace;
-    using Info = RowInfo<kTileSlots>;
+
+    /// Where a slot lies: see row_bytes.
+    struct Place {
+        int64_t key, value;
+        float bias;
+    };
+    struct Info {
+        int64_t key[std::size_t{kTileSlots}];
+        int64_t value[std::size_t{kTileSlots}];
+        float bias[std::size_t{kTileSlots}];
+    };
 
     const AttentionParams &p;
     const Work &work;
@@ -66,8 +55,10 @@ struct RowSource {
     static GPU_DEVICE int value_channel(int n, int column) { return n * 8 + column; }
 
     GPU_DEVICE Place resolve(const Tile &tile, int slot, bool there, int32_t entry) const {
-        if (!there || slot >= kTileSlots) return Place{Place::kAbsent, Place::kAbsent, 0.0f};
-        return row_place(p, work, tile, tile.first + slot, entry);
+        if (!there || slot >= kTileSlots || !counts(tile, tile.first + slot)) return Place{kAbsentRow, kAbsentRow, 0.0f};
+        const GpuSlot at = slot_at(p.cache, tile.first + slot, entry, p.fault);
+        if (at.page < 0) return Place{kAbsentRow, kAbsentRow, 0.0f};
+        return Place{row_bytes(p, p.cache.keys, at, work.head), row_bytes(p, p.cache.values, at, work.head), slot_bias(p, at, work.head)};
     }
     GPU_DEVICE void publish(Info &info, int slot, const Place &place) const {
         info.key[slot] = place.key;

@@ -177,9 +177,8 @@ Status launch_attention(const Exec &exec, const KvAttentionProblem &p, const Fam
         params.after = true;
     }
     if (bounds.merges == 0) return STRATA_OK;
-    // A block takes a row, or of sequences with more rows than the average several: blocks without rows cost more than they save.
-    const std::int64_t most_rows = smaller(rows, rows > split.few_limit ? kItemRows : kFewRows);
-    const gpu::Dim3 grid(static_cast<int>(bounds.merges), static_cast<int>(smaller(most_rows, (rows + batch - 1) / batch)));
+    // A block takes a row, or where tiles have more of them several: blocks without rows cost more than they save.
+    const gpu::Dim3 grid(static_cast<int>(bounds.merges), static_cast<int>(smaller(kFewRows, (rows + batch - 1) / batch)));
     return launched("kv_attention",
                     GPU_LAUNCH_AFTER(params.after, kv_attention_merge_kernel, grid, kThreads, sizeof(MergeSmem), exec.stream, params));
 }

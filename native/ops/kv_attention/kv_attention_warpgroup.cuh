@@ -9,8 +9,8 @@
 // A block has two warpgroups; each takes 64 rows. K and V have two units of shared memory each, and one meeting a tile:
 //
 //     meet      K[i] and V[i - 1] are there, K[i - 1] and V[i - 2] are done with
-//     load      K[i + 1] and V[i] into their places
 //     compute   s = q K[i]; o += p V[i - 1]           one behind the other on the tensor cores
+//     load      K[i + 1] and V[i] into the free places, beside the products
 //               p' = softmax(s)                       beside the second
 //               o *= what the maxima moved by; p = p' in 16 bits, in the registers of the next left operand
 //
@@ -40,7 +40,7 @@ struct WarpgroupSource {
     static constexpr int kUnitBytes = Dim / 64 * kHalfBytes;
     static constexpr int kNotes = 3; // tiles whose slots are known: the one computed with, the one loaded, the one looked up
     static constexpr bool kQueryInSmem = true;
-    /// Bytes to the rows of a tile's slots; see RowPlace.
+    /// Bytes to the rows of a tile's slots; see row_bytes.
     struct Info {
         int64_t key[std::size_t{kTileSlots}];
         int64_t value[std::size_t{kTileSlots}];
@@ -56,10 +56,14 @@ struct WarpgroupSource {
     GPU_DEVICE int32_t entry_of(const Tile &tile, bool there, int in_tile) const {
         return there ? table_entry(p.cache, work.table, gpu::min(tile.first + in_tile, work.length - 1)) : -1;
     }
-    GPU_DEVICE void publish(Info &info, const Tile &tile, bool there, int in_tile, int32_t entry) const {
-        const RowPlace place = there ? row_place(p, work, tile, tile.first + in_tile, entry) : RowPlace{RowPlace::kAbsent, RowPlace::kAbsent, 0.0f};
-        info.key[in_tile] = place.key;
-        info.value[in_tile] = place.value;
+    /// The place of one slot's row, of K or of V.
+    GPU_DEVICE void publish(Info &info, const Tile &tile, bool there, int in_tile, bool of_keys, int32_t entry) const {
+        int64_t &place = of_keys ? info.key[in_tile] : info.value[in_tile];
+        const int32_t slot = tile.first + in_tile;
+        place = kAbsentRow;
+        if (!there || !counts(tile, slot)) return;
+        const GpuSlot at = slot_at(p.cache, slot, entry, p.fault);
+        if (at.page >= 0) place = row_bytes(p, of_keys ? p.cache.keys : p.cache.values, at, work.head);
     }
 
     GPU_DEVICE void load(const int64_t *rows, const void *pool, unsigned char *unit) const {
@@ -73,11 +77,11 @@ struct WarpgroupSource {
         const int64_t half = swizzled ? int64_t{p.cache.page_size} * 128 : 128; // bytes to the chunk 64 channels on
         const auto *from = static_cast<const unsigned char *>(pool) + (chunk >> 3) * half + ((chunk & 7) ^ (swizzled ? first & 7 : 0)) * 16;
         unsigned char *to = unit + (chunk >> 3) * kHalfBytes + first * 128 + ((chunk & 7) ^ (first & 7)) * 16;
+        int64_t at[std::size_t{kTileSlots / kStep}]; // all read before the first copy, which the compiler would not move them across
         GPU_UNROLL
-        for (int i = 0; i < kTileSlots / kStep; ++i) {
-            const int64_t row = rows[first + i * kStep];
-            gpu::cp_async16(to + i * kStep * 128, from + row, inside && row >= 0);
-        }
+        for (int i = 0; i < kTileSlots / kStep; ++i) at[i] = rows[first + i * kStep];
+        GPU_UNROLL
+        for (int i = 0; i < kTileSlots / kStep; ++i) gpu::cp_async16(to + i * kStep * 128, from + at[i], inside && at[i] >= 0);
     }
 };
 
@@ -120,13 +124,11 @@ GPU_DEVICE void start_values(const uint32_t (&weights)[std::size_t{Source::kTile
 }
 
 /// Products to weights exp2(scale s - max), with the rows' new maxima; factor: what sums so far count now.
-template <class Source>
-GPU_DEVICE void weigh(const AttentionParams &p, const Tile &tile, const RowView *views, float (&s)[std::size_t{Source::kScoreTiles}][4],
-                      RowPair &rows, float (&factor)[2]) {
-    hide_scores<Source>(p, tile, views, 0, s);
+template <std::size_t Tiles>
+GPU_DEVICE void weigh(float scale_log2, float (&s)[Tiles][4], RowPair &rows, float (&factor)[2]) {
     float high[2] = {-gpu::kInfinity, -gpu::kInfinity};
     GPU_UNROLL
-    for (int n = 0; n < Source::kScoreTiles; ++n) {
+    for (std::size_t n = 0; n < Tiles; ++n) {
         GPU_UNROLL
         for (int i = 0; i < 4; ++i) high[i >> 1] = gpu::max(high[i >> 1], s[n][i]);
     }
@@ -135,17 +137,17 @@ GPU_DEVICE void weigh(const AttentionParams &p, const Tile &tile, const RowView 
     for (int i = 0; i < 2; ++i) {
         high[i] = gpu::max(high[i], gpu::shfl_xor(high[i], 1));
         high[i] = gpu::max(high[i], gpu::shfl_xor(high[i], 2));
-        high[i] = gpu::max(rows.max[i], high[i] * p.scale_log2); // the scale is positive
+        high[i] = gpu::max(rows.max[i], high[i] * scale_log2); // the scale is positive
         base[i] = safe_max(high[i]);
         factor[i] = gpu::exp2(rows.max[i] - base[i]);
         rows.max[i] = high[i];
         rows.sum[i] *= factor[i];
     }
     GPU_UNROLL
-    for (int n = 0; n < Source::kScoreTiles; ++n) {
+    for (std::size_t n = 0; n < Tiles; ++n) {
         GPU_UNROLL
         for (int i = 0; i < 4; ++i) {
-            s[n][i] = gpu::exp2(gpu::fma(s[n][i], p.scale_log2, -base[i >> 1]));
+            s[n][i] = gpu::exp2(gpu::fma(s[n][i], scale_log2, -base[i >> 1]));
             rows.sum[i >> 1] += s[n][i];
         }
     }
@@ -188,24 +190,29 @@ kv_attention_warpgroup_kernel(AttentionParams p) {
     auto *infos = reinterpret_cast<typename Source::Info *>(smem + p.smem.infos);
     constexpr int kValues = 2 * Source::kUnitBytes; // where the units of V begin
     const int in_tile = thread % Source::kTileSlots;
-    const bool looks_up = thread < Source::kTileSlots;
+    const bool of_keys = thread < Source::kTileSlots; // in the loop a half of the threads looks up K, the other V
 
     // ---- load: the slots of two tiles, the first keys on their way, q to operands
     {
         const int number = thread / Source::kTileSlots;
         const Tile tile = tile_at(walk, number, Source::kTileSlots);
         const bool there = number < tiles;
-        source.publish(infos[number], tile, there, in_tile, source.entry_of(tile, there, in_tile));
+        const int32_t entry = source.entry_of(tile, there, in_tile);
+        source.publish(infos[number], tile, there, in_tile, true, entry);
+        source.publish(infos[number], tile, there, in_tile, false, entry);
         if (thread < kItemRows) state.rows[thread] = row_view(p, work, thread);
     }
     Tile ahead = tile_at(walk, 2, Source::kTileSlots);
-    int32_t entry = source.entry_of(ahead, looks_up && 2 < tiles, in_tile);
+    int32_t entry = source.entry_of(ahead, 2 < tiles, in_tile);
     gpu::sync_threads();
     if (tiles > 0) source.load(infos[0].key, p.cache.keys.data, smem);
     gpu::cp_async_commit();
     Query<Dim / 16, true> query;
     load_query(p, work, source, nullptr, smem, query);
-    const RowView *views = state.rows + gpu::warp_id() * 16 + g; // its rows are there after the next meeting
+    const RowView *views = state.rows + gpu::warp_id() * 16 + g;
+    // What all rows of the warp see: later rows see no less at the end and no more at the beginning.
+    const int32_t low = gpu::max(state.rows[gpu::warp_id() * 16 + 15].low, 0);
+    const int32_t high = state.rows[gpu::warp_id() * 16].high;
 
     float o[std::size_t{Dim / 8}][4];
     GPU_UNROLL
@@ -243,33 +250,40 @@ kv_attention_warpgroup_kernel(AttentionParams p) {
         unsigned char *const even = smem + (index & 1) * Source::kUnitBytes;
         unsigned char *const odd = smem + ((index & 1) ^ 1) * Source::kUnitBytes;
 
-        // ---- meet, load
-        meet();
-        if (index + 1 < tiles) source.load(infos[next].key, p.cache.keys.data, odd);
-        source.load(infos[note].value, p.cache.values.data, even + kValues);
-        gpu::cp_async_commit();
-
         // ---- compute
+        meet();
         uint32_t a[std::size_t{Dim / 16}][4];
         GPU_UNROLL
         for (int kk = 0; kk < Dim / 16; ++kk) query.get(kk, a[kk]);
-        gpu::warpgroup_operands(a);
-        if constexpr (!kFirst) gpu::warpgroup_operands(weights);
+        gpu::warpgroup_hold(a);
+        if constexpr (!kFirst) gpu::warpgroup_hold(weights);
         gpu::warpgroup_start();
         start_scores<Source, Bf16>(a, even, s);
         if constexpr (!kFirst) start_values<Source, Bf16>(weights, odd + kValues, o);
+
+        // ---- load
+        if (index + 1 < tiles) source.load(infos[next].key, p.cache.keys.data, odd);
+        source.load(infos[note].value, p.cache.values.data, even + kValues);
+        gpu::cp_async_commit();
         const Tile tile = tile_at(walk, index, Source::kTileSlots);
-        if (looks_up) source.publish(infos[after], ahead, index + 2 < tiles, in_tile, entry);
+        source.publish(infos[after], ahead, index + 2 < tiles, in_tile, of_keys, entry);
         ahead = tile_at(walk, index + 3, Source::kTileSlots);
-        entry = source.entry_of(ahead, looks_up && index + 3 < tiles, in_tile);
+        entry = source.entry_of(ahead, index + 3 < tiles, in_tile);
+
+        // ---- compute
         if (index == walk.border) keep_past();
         gpu::warpgroup_wait<kFirst ? 0 : 1>();
-        gpu::warpgroup_result(s);
-        weigh<Source>(p, tile, views, s, rows, factor);
+        gpu::warpgroup_hold(s);
+        const bool whole = tile.low <= tile.first && low <= tile.first && tile.first + Source::kTileSlots <= gpu::min(tile.high, high);
+        if (!whole) hide_scores<Source>(p, tile, views, 0, s);
+        weigh(p.scale_log2, s, rows, factor);
         if constexpr (!kFirst) {
+            // After the first tiles the maxima rarely move. The sums are asked as well (they are never below 0), because the vote then comes
+            // after all weights and the wait, which does not pass it, leaves them beside the products.
+            const bool moved = gpu::any(factor[0] != 1.0f || factor[1] != 1.0f || rows.sum[0] + rows.sum[1] < 0.0f);
             gpu::warpgroup_wait<0>();
-            gpu::warpgroup_result(o);
-            if (gpu::any(factor[0] != 1.0f || factor[1] != 1.0f)) { // after the first tiles the maxima rarely move
+            gpu::warpgroup_hold(o);
+            if (moved) {
                 GPU_UNROLL
                 for (int d = 0; d < Dim / 8; ++d) {
                     GPU_UNROLL
@@ -284,11 +298,11 @@ kv_attention_warpgroup_kernel(AttentionParams p) {
         step(0, std::true_type{});
         for (int32_t index = 1; index < tiles; ++index) step(index, std::false_type{});
         meet();
-        gpu::warpgroup_operands(weights);
+        gpu::warpgroup_hold(weights);
         gpu::warpgroup_start();
         start_values<Source, Bf16>(weights, smem + kValues + ((tiles - 1) & 1) * Source::kUnitBytes, o);
         gpu::warpgroup_wait<0>();
-        gpu::warpgroup_result(o);
+        gpu::warpgroup_hold(o);
     }
     if (walk.border == tiles) keep_past();
 
