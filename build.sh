@@ -206,6 +206,13 @@ gpu_dry_run() {
   tally $((status == 0)) $((status != 0)) 0 'gpu dry run'
 }
 
+# The kernels that an sm_80 takes where an sm_90, for which simt stands by default, has its own.
+simt_as_sm80() {
+  local status=0
+  step 'simt as an sm_80' env STRATA_SIMT_ARCHITECTURE=80 "$MANAGED/bin/Strata.Cli/release/strata" verify kv_attention --device simt || status=$?
+  tally $((status == 0)) $((status != 0)) 0 'simt as an sm_80'
+}
+
 run_tests() {
   local filter=${1:-}
   build_if_stale
@@ -213,6 +220,7 @@ run_tests() {
   managed_tests "$filter"
   if [[ -z $filter ]]; then
     gpu_dry_run
+    simt_as_sm80
     step 'record' strata verify --device simt --record "$STRATA_BUILD/calls.bin"
     native asan "$STRATA_BUILD/native-asan"
     native_tests asan "$STRATA_BUILD/native-asan"

@@ -222,6 +222,77 @@ TEST(Warp, MmaMultiplies) {
     }
 }
 
+struct WarpgroupParams {
+    float *rows, *columns; // [64][128]: against rows of the operand, and against its columns
+};
+
+constexpr int kOperandRows = 128, kHalfBytes = kOperandRows * 128;
+
+/// Where chunk c of row r lies in a half block of 64 columns.
+GPU_DEVICE uint16_t *operand_chunk(unsigned char *half, int row, int chunk) {
+    return reinterpret_cast<uint16_t *>(half + row * 128 + (chunk ^ (row & 7)) * 16);
+}
+
+template <bool Bf16>
+GPU_KERNEL(128, 1)
+warpgroup_kernel(WarpgroupParams p) {
+    GPU_DYNAMIC_SMEM(smem);
+    const int lane = gpu::lane_id(), g = lane >> 2, q = lane & 3;
+    const auto narrow = [](float x) { return Bf16 ? gpu::f32_to_bf16(x) : gpu::f32_to_f16(x); };
+    for (int i = gpu::thread_x(); i < kOperandRows * 16; i += 128) {
+        const int row = i / 16, chunk = i % 16;
+        uint16_t *to = operand_chunk(smem + chunk / 8 * kHalfBytes, row, chunk % 8);
+        for (int e = 0; e < 8; ++e) to[e] = narrow(test_value(row, 8 * chunk + e));
+    }
+    uint32_t a[1][4];
+    for (int i = 0; i < 4; ++i) {
+        const int row = 16 * gpu::warp_id() + g + 8 * (i & 1), k = 2 * q + 8 * (i >> 1);
+        a[0][i] = narrow(test_value(row, k + 100)) | uint32_t{narrow(test_value(row, k + 101))} << 16;
+    }
+    float rows[16][4] = {}, columns[16][4];
+    for (auto &tile : columns)
+        for (float &d : tile) d = 1.0f;
+    gpu::publish_to_warpgroups();
+    gpu::sync_threads();
+    gpu::warpgroup_hold(a);
+    gpu::warpgroup_start();
+    // Channels 80 ... 95 of all rows; rows 32 ... 47 of all channels.
+    gpu::warpgroup_multiply<128, Bf16, true>(rows, a[0], gpu::warpgroup_operand(smem + kHalfBytes + 32, kHalfBytes), false);
+    gpu::warpgroup_multiply<128, Bf16, false>(columns, a[0], gpu::warpgroup_operand(smem + 32 * 128, kHalfBytes), true);
+    gpu::warpgroup_commit();
+    gpu::warpgroup_wait<0>();
+    gpu::warpgroup_hold(rows);
+    gpu::warpgroup_hold(columns);
+    for (int n = 0; n < 16; ++n) {
+        for (int i = 0; i < 4; ++i) {
+            const int at = (16 * gpu::warp_id() + g + 8 * (i >> 1)) * 128 + 8 * n + 2 * q + (i & 1);
+            p.rows[at] = rows[n][i];
+            p.columns[at] = columns[n][i];
+        }
+    }
+}
+
+TEST(Warp, WarpgroupsMultiply) {
+    for (const bool bf16 : {false, true}) {
+        std::vector<float> rows(64 * 128), columns(64 * 128);
+        const WarpgroupParams params{rows.data(), columns.data()};
+        const int error = bf16 ? GPU_LAUNCH(warpgroup_kernel<true>, 1, 128, 2 * kHalfBytes, nullptr, params)
+                               : GPU_LAUNCH(warpgroup_kernel<false>, 1, 128, 2 * kHalfBytes, nullptr, params);
+        ASSERT_EQ(error, 0) << simt::last_error();
+        for (int m = 0; m < 64; ++m) {
+            for (int n = 0; n < 128; ++n) {
+                float by_rows = 0, by_columns = 1;
+                for (int k = 0; k < 16; ++k) {
+                    by_rows += test_value(m, k + 100) * test_value(n, k + 80);
+                    by_columns += test_value(m, k + 100) * test_value(k + 32, n);
+                }
+                EXPECT_NEAR(rows[static_cast<std::size_t>(128 * m + n)], by_rows, 1e-5f);
+                EXPECT_NEAR(columns[static_cast<std::size_t>(128 * m + n)], by_columns, 1e-5f);
+            }
+        }
+    }
+}
+
 struct ExchangeParams {
     int32_t *out; // [16][lane]
 };

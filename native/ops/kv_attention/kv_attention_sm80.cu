@@ -199,7 +199,9 @@ Status kv_attention_gpu(Exec &exec, const void *problem) {
                     "; ask strata_kv_attention_plan_words");
     }
     const Family &family = family_of(p, needs_split(p));
-    exec.impl = p.tokens * p.group > split.few_limit && takes_warpgroups(exec, p, family) ? kWarpgroupImpl : family.impl;
+    // Only so many rows have a sequence of many for sure; offsets may be on the device.
+    const bool many = p.tokens * p.group > p.cache.batch * split.few_limit;
+    exec.impl = many && takes_warpgroups(exec, p, family) ? kWarpgroupImpl : family.impl;
 
     const bool keeps_lse = p.key_probability.present() && !p.lse.present();
     void *plan = p.plan.present() ? p.plan.data : exec.planner.take<std::int32_t>(bounds.words());
