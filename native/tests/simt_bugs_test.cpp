@@ -293,7 +293,7 @@ TEST(Launch, RefusesSizesThatNoGpuTakes) {
     refused(0, 64, 0, "grid is 0,1,1");
     refused({1, 70000}, 64, 0, "65535");
     refused({65536, 65535, 2}, 64, 0, "2147483647");
-    refused(1, 64, 200 * 1024, "204800 bytes of shared memory");
+    refused(1, 64, 228 * 1024, "233472 bytes of shared memory");
 }
 
 } // namespace
