@@ -7,8 +7,8 @@
 //     K   matrix j        row i is slot 4 i + j
 //     V   half i, step t  row 2 q + e is slot 8 q + 4 t + 2 i + e
 //
-// The rows of a matrix must meet different banks, those that are copied at once too. Slot r = 16 b4 + ... + b0 of a warp's tile lies at
-// row (b4 b2 b1 b0 b3), its chunk c at c ^ (b3 b4 (b2 ^ b0)), of whose bits a row of 64 bytes has two.
+// The rows of a matrix must meet different banks, those that are copied at once too. Of slot 16 b4 + ... + b0 of a warp's tile, chunk c lies at
+// c ^ (b4 b3 (b2 ^ b0)). Where two rows share the banks, at 64 bytes, it is at c ^ (b4 (b2 ^ b0)) of row (b4 b2 b1 b0 b3).
 #pragma once
 
 #include "ops/kv_attention/kv_attention_bytes.cuh"
@@ -42,9 +42,10 @@ struct ByteWarpSource : WarpRuns<ByteSource<Dim, true, static_cast<int>(C), stat
     using Runs::values;
     using Runs::warp;
     static constexpr int kChunks = Dim / 16;
-    static constexpr int kSteps = kChunks;          // of 16 lanes, for a run
-    static constexpr int kRowsAtOnce = 8 / kSteps;  // and as many eight rows on
-    static constexpr int kTileBytes = kSlots * Dim; // of a warp
+    static constexpr int kSteps = kChunks;                 // of 16 lanes, for a run
+    static constexpr int kRowsAtOnce = 8 / kSteps;         // and as many eight rows on
+    static constexpr int kTileBytes = kSlots * Dim;        // of a warp
+    static constexpr int kNext = Dim > 64 ? Dim : 2 * Dim; // bytes from a slot to its neighbour among eight
 
     GPU_DEVICE ByteWarpSource(const AttentionParams &params, const Work &of) : Runs(params, of) {
         keys += first_row() * p.cache.keys.slot + chunk() * 16;
@@ -57,9 +58,14 @@ struct ByteWarpSource : WarpRuns<ByteSource<Dim, true, static_cast<int>(C), stat
 
     /// Where a chunk of a slot of a warp's tile lies.
     static GPU_DEVICE int place(int slot, int chunk) {
-        const int turn = ((slot >> 1 & 4) | (slot >> 3 & 2) | ((slot >> 2 ^ slot) & 1)) & (kChunks - 1);
-        return ((slot & 16) + (slot & 7) * 2 + (slot >> 3 & 1)) * Dim + (chunk ^ turn) * 16;
+        if constexpr (Dim > 64) {
+            return slot * Dim + (chunk ^ slot >> 2 ^ (slot & 1)) * 16;
+        } else {
+            const int turn = (slot >> 3 & 2) | ((slot >> 2 ^ slot) & 1);
+            return ((slot & 16) + (slot & 7) * 2 + (slot >> 3 & 1)) * Dim + (chunk ^ turn) * 16;
+        }
     }
+    static GPU_DEVICE int slot_of(int row) { return Dim > 64 ? row : (row & 16) + (row & 1) * 8 + (row >> 1 & 7); }
 
     /// `from`: of the item's head and the lane.
     GPU_DEVICE void load_rows(const GpuPool &pool, const unsigned char *from, const Run &run, unsigned char *unit) const {
@@ -67,24 +73,25 @@ struct ByteWarpSource : WarpRuns<ByteSource<Dim, true, static_cast<int>(C), stat
         const int at = warp * kTileBytes + place(16 * half + first_row(), chunk());
         const auto target = [&](int step) {
             const int row = step * kRowsAtOnce;
-            return unit + (at ^ (row >> 2 ^ row) % 2 * 16) + row * 2 * Dim;
+            return unit + (at ^ (row >> 2 ^ row) % 2 * 16) + row * kNext;
         };
-        const unsigned char *row = from + run.page * pool.page + run.in_page * pool.slot;
+        const unsigned char *page = from + run.page * pool.page;
         if (run.whole && pool.slot == Dim) {
+            const unsigned char *row = page + run.in_page * Dim;
             GPU_UNROLL
             for (int step = 0; step < kSteps; ++step) gpu::cp_async16(target(step), row + step * kRowsAtOnce * Dim);
         } else if (run.whole) {
-            const int64_t stride = pool.slot * kRowsAtOnce;
+            const unsigned char *row = page + run.in_page * pool.slot;
             GPU_UNROLL
             for (int step = 0; step < kSteps; ++step) {
                 gpu::cp_async16(target(step), row);
-                row += stride;
+                row += pool.slot * kRowsAtOnce;
             }
         } else {
             const bool there = run.page >= 0 && chunk() * 16 < p.cache.head_dim;
             GPU_UNROLL_BY(1)
             for (int step = 0; step < kSteps; ++step) {
-                gpu::cp_async16(target(step), there ? row + step * kRowsAtOnce * pool.slot : pool.data, there);
+                gpu::cp_async16(target(step), there ? page + (run.in_page + step * kRowsAtOnce) * pool.slot : pool.data, there);
             }
         }
     }
@@ -101,8 +108,7 @@ struct ByteWarpSource : WarpRuns<ByteSource<Dim, true, static_cast<int>(C), stat
     GPU_DEVICE void clean(const Tile &tile, unsigned char *unit) const {
         if constexpr (C == Codes::kFloat8) {
             for (int i = lane; i < kSlots * kChunks; i += gpu::kWarpSize) {
-                const int row = i / kChunks;
-                const int32_t slot = (row & 16) + (row & 1) * 8 + (row >> 1 & 7);
+                const int32_t slot = slot_of(i / kChunks);
                 if (!counts(tile, tile.first + kSlots * warp + slot)) gpu::store16(unit + warp * kTileBytes + i * 16, gpu::U4{{0, 0, 0, 0}});
             }
         }
@@ -148,9 +154,9 @@ struct ByteWarpSource : WarpRuns<ByteSource<Dim, true, static_cast<int>(C), stat
             const uint32_t scales[2] = {factors[2 * t], factors[2 * t + 1]};
             GPU_UNROLL
             for (int d = 0; d < Dim / 32; ++d) {
-                // Four slots on, rows are 8 on and turns another: there the address without its own turn is of the pair's other chunk.
+                // Four slots on a turn's lowest bit is the other: the same place in a row is that of the pair's other chunk.
                 uint32_t codes[4];
-                gpu::ldmatrix_x4_trans(codes, rows + (first ^ (d * 32)) + t * 8 * Dim);
+                gpu::ldmatrix_x4_trans(codes, rows + (first ^ (d * 32)) + t * 4 * kNext);
                 GPU_UNROLL
                 for (int c = 0; c < 2; ++c) {
                     const int n = 4 * d + 2 * (c ^ t);
