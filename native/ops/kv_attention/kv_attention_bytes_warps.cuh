@@ -59,9 +59,9 @@ struct ByteWarpSource : WarpRuns<ByteSource<Dim, true, static_cast<int>(C), stat
     /// Where a chunk of a slot of a warp's tile lies.
     static GPU_DEVICE int place(int slot, int chunk) {
         if constexpr (Dim > 64) {
-            return slot * Dim + (chunk ^ slot >> 2 ^ (slot & 1)) * 16;
+            return slot * Dim + (chunk ^ (slot >> 2) ^ (slot & 1)) * 16;
         } else {
-            const int turn = (slot >> 3 & 2) | ((slot >> 2 ^ slot) & 1);
+            const int turn = (slot >> 3 & 2) | (((slot >> 2) ^ slot) & 1);
             return ((slot & 16) + (slot & 7) * 2 + (slot >> 3 & 1)) * Dim + (chunk ^ turn) * 16;
         }
     }
@@ -73,7 +73,7 @@ struct ByteWarpSource : WarpRuns<ByteSource<Dim, true, static_cast<int>(C), stat
         const int at = warp * kTileBytes + place(16 * half + first_row(), chunk());
         const auto target = [&](int step) {
             const int row = step * kRowsAtOnce;
-            return unit + (at ^ (row >> 2 ^ row) % 2 * 16) + row * kNext;
+            return unit + (at ^ (((row >> 2) ^ row) % 2 * 16)) + row * kNext;
         };
         const unsigned char *page = from + run.page * pool.page;
         if (run.whole && pool.slot == Dim) {
