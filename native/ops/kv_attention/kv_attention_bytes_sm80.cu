@@ -63,12 +63,21 @@ int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_bytes_kernel<Dim, true, kFloat8>), grid, kThreads, bytes, stream, params);
 }
 
+/// Rows are copied 16 bytes at a time, which are two chunks of wide_rows.
+bool wide_codes(const View &pool) {
+    if (!wide_rows(pool)) return false;
+    for (std::int32_t i = 0; i + 1 < pool.ndim; ++i) {
+        if (pool.shape[i] > 1 && pool.stride[i] % 16 != 0) return false;
+    }
+    return true;
+}
+
 } // namespace
 
 SmemLayout bytes_layout(const KvAttentionProblem &p, bool few, bool split) {
     const KvCacheView &cache = p.cache;
     const bool taken = cache.layout == STRATA_KV_ROWS && kv_token_scaled(cache.key_format) && kv_token_scaled(cache.value_format) &&
-                       cache.head_dim % 16 == 0 && cache.head_dim <= 256 && wide_rows(cache.keys) && wide_rows(cache.values);
+                       cache.head_dim % 16 == 0 && cache.head_dim <= 256 && wide_codes(cache.keys) && wide_codes(cache.values);
     if (!taken) return SmemLayout{};
     if (few && by_warps(cache)) {
         return padded_dim(cache.head_dim) == 64 ? warps_layout_of<ByteWarpsShape<64>>(p, split) : warps_layout_of<ByteWarpsShape<128>>(p, split);
