@@ -129,6 +129,15 @@ struct ByteSource {
     }
     GPU_DEVICE void clean_values(const Tile &, unsigned char *) const {}
 
+    /// Products of one step with the codes of one n-tile; `rest`: the second term of q, if `split`.
+    template <Codes C>
+    static GPU_DEVICE void multiply_key_codes(uint32_t codes, const uint32_t (&a)[4], const uint32_t (&rest)[4], bool split, float (&s)[4]) {
+        uint32_t b[2];
+        unpack_bytes<C, false>(codes, b[0], b[1]);
+        gpu::mma_f16(s, a, b[0], b[1]);
+        if (split) gpu::mma_f16(s, rest, b[0], b[1]);
+    }
+
     template <Codes C, bool Split, class QueryOperands>
     GPU_DEVICE void multiply_keys(const unsigned char *unit, const QueryOperands &query, int warp_slot,
                                   float (&s)[std::size_t{kScoreTiles}][4]) const {
@@ -150,12 +159,7 @@ struct ByteSource {
                     gpu::ldmatrix_x2(codes, at);
                 }
                 GPU_UNROLL
-                for (int j = 0; j < kTiles; ++j) {
-                    uint32_t b[2];
-                    unpack_bytes<C, false>(codes[j], b[0], b[1]);
-                    gpu::mma_f16(s[n + j], a, b[0], b[1]);
-                    if constexpr (Split) gpu::mma_f16(s[n + j], rest, b[0], b[1]);
-                }
+                for (int j = 0; j < kTiles; ++j) multiply_key_codes<C>(codes[j], a, rest, Split, s[n + j]);
             }
         }
     }
@@ -194,6 +198,23 @@ struct ByteSource {
         }
     }
 
+    /// Products of weights of 16 slots with one chunk of their values: codes of the two halves, and scales of the lane's slots.
+    template <Codes C>
+    static GPU_DEVICE void multiply_value_codes(uint32_t first, uint32_t second, const uint32_t (&factors)[2], const uint32_t (&a)[4],
+                                                float (&even_o)[4], float (&odd_o)[4]) {
+        const uint32_t codes[2] = {first, second};
+        uint32_t even[2];
+        uint32_t odd[2];
+        GPU_UNROLL
+        for (int i = 0; i < 2; ++i) {
+            unpack_columns<C>(codes[i], even[i], odd[i]);
+            even[i] = gpu::hmul2(even[i], factors[i]);
+            odd[i] = gpu::hmul2(odd[i], factors[i]);
+        }
+        gpu::mma_f16(even_o, a, even[0], even[1]);
+        gpu::mma_f16(odd_o, a, odd[0], odd[1]);
+    }
+
     template <Codes C>
     GPU_DEVICE void multiply_values(const Info &info, const unsigned char *unit, int warp_slot, const float (&s)[std::size_t{kScoreTiles}][4],
                                     float (&o)[std::size_t{Dim / 8}][4]) const {
@@ -212,16 +233,7 @@ struct ByteSource {
                 gpu::ldmatrix_x4_trans(codes, row + n * 16 * Dim + ((2 * d + (lane >> 4)) ^ turn(r)) * 16);
                 GPU_UNROLL
                 for (int c = 0; c < 2; ++c) {
-                    uint32_t even[2];
-                    uint32_t odd[2];
-                    GPU_UNROLL
-                    for (int i = 0; i < 2; ++i) {
-                        unpack_columns<C>(codes[2 * c + i], even[i], odd[i]);
-                        even[i] = gpu::hmul2(even[i], factors.v[i]);
-                        odd[i] = gpu::hmul2(odd[i], factors.v[i]);
-                    }
-                    gpu::mma_f16(o[4 * d + 2 * c], a, even[0], even[1]);
-                    gpu::mma_f16(o[4 * d + 2 * c + 1], a, odd[0], odd[1]);
+                    multiply_value_codes<C>(codes[2 * c], codes[2 * c + 1], factors.v, a, o[4 * d + 2 * c], o[4 * d + 2 * c + 1]);
                 }
             }
         }

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // kv_attention: the kernels for rows of 8-bit codes.
-#include "ops/kv_attention/kv_attention_bytes.cuh"
-
-#include "ops/kv_attention/kv_attention_gpu.h"
+#include "ops/kv_attention/kv_attention_bytes_warps.cuh"
 
 namespace strata {
 
@@ -36,6 +34,15 @@ SmemLayout layout_of(const KvAttentionProblem &p, bool few, bool split, int stag
     }
 }
 
+/// Runs of 16 slots lie in one page.
+bool by_warps(const KvCacheView &cache) { return takes_warps(cache) && cache.page_size % 16 == 0; }
+
+template <int Dim, Codes C>
+int launch_by_warps(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
+    const auto bytes = static_cast<std::size_t>(params.smem.total);
+    return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_bytes_warps_kernel<Dim, static_cast<int>(C)>), grid, kThreads, bytes, stream, params);
+}
+
 /// Decode has a kernel for each kind of code where keys and values are alike: one that asks is twice as long.
 template <int Dim>
 int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
@@ -46,10 +53,23 @@ int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
     if (params.smem.key_codes != params.smem.value_codes) {
         return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_bytes_kernel<Dim, true>), grid, kThreads, bytes, stream, params);
     }
+    if constexpr (Dim <= 128) {
+        if (params.smem.by_warps && params.smem.key_codes == kInt8) return launch_by_warps<Dim, Codes::kInt8>(grid, stream, params);
+        if (params.smem.by_warps) return launch_by_warps<Dim, Codes::kFloat8>(grid, stream, params);
+    }
     if (params.smem.key_codes == kInt8) {
         return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_bytes_kernel<Dim, true, kInt8>), grid, kThreads, bytes, stream, params);
     }
     return GPU_LAUNCH_AFTER(params.after, (kv_attention_mma_bytes_kernel<Dim, true, kFloat8>), grid, kThreads, bytes, stream, params);
+}
+
+/// Rows are copied 16 bytes at a time, which are two chunks of wide_rows.
+bool wide_codes(const View &pool) {
+    if (!wide_rows(pool)) return false;
+    for (std::int32_t i = 0; i + 1 < pool.ndim; ++i) {
+        if (pool.shape[i] > 1 && pool.stride[i] % 16 != 0) return false;
+    }
+    return true;
 }
 
 } // namespace
@@ -57,8 +77,11 @@ int launch(gpu::Dim3 grid, void *stream, const AttentionParams &params) {
 SmemLayout bytes_layout(const KvAttentionProblem &p, bool few, bool split) {
     const KvCacheView &cache = p.cache;
     const bool taken = cache.layout == STRATA_KV_ROWS && kv_token_scaled(cache.key_format) && kv_token_scaled(cache.value_format) &&
-                       cache.head_dim % 16 == 0 && cache.head_dim <= 256 && wide_rows(cache.keys) && wide_rows(cache.values);
+                       cache.head_dim % 16 == 0 && cache.head_dim <= 256 && wide_codes(cache.keys) && wide_codes(cache.values);
     if (!taken) return SmemLayout{};
+    if (few && by_warps(cache)) {
+        return padded_dim(cache.head_dim) == 64 ? warps_layout_of<ByteWarpsShape<64>>(p, split) : warps_layout_of<ByteWarpsShape<128>>(p, split);
+    }
     SmemLayout best = layout_of(p, few, split, 1);
     for (int stages = 2; stages <= (few ? kMostStages : 2); ++stages) {
         const SmemLayout more = layout_of(p, few, split, stages);

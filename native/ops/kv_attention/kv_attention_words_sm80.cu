@@ -48,41 +48,13 @@ WordShape shape_of(const KvAttentionProblem &p, bool few, bool split) {
     return roomy || p.cache.value_format == STRATA_KV_I4_BLOCK ? kCodes : kHalves;
 }
 
-/// One number a token, in runs of 16 bytes.
-bool wide_numbers(const View &scales) { return wide_rows(scales) && scales.stride[2] == 1; }
-
-/// Few rows, of codes alike in both pools: by warps, unless a bias of slots would have to be brought as well.
-bool by_warps(const KvAttentionProblem &p) {
-    const KvCacheView &cache = p.cache;
-    const Codes codes = codes_of(cache.key_format, cache.keys.dtype);
-    if (codes < Codes::kInt8 || codes != codes_of(cache.value_format, cache.values.dtype)) return false;
-    if (padded_dim(cache.head_dim) > 128 || cache.logit_bias.present()) return false;
-    return !token_scaled(codes) || (wide_numbers(cache.key_scales) && wide_numbers(cache.value_scales));
-}
-
-template <int Dim, Codes C>
-SmemLayout warps_layout_of(const KvAttentionProblem &p, bool split) {
-    using Shape = WarpsShape<Dim, C>;
-    SmemLayout at{};
-    at.key_unit = Shape::kKeyUnit;
-    at.value_unit = Shape::kValueUnit;
-    at.stages = Shape::kStages;
-    at.infos = at.queries = Shape::kUnits;
-    if (p.cache.rotation != 0 && at.queries < turned_bytes(Dim)) at.queries = turned_bytes(Dim);
-    at.total = at.queries + query_bytes(Dim, 1, split);
-    at.word_tiles = kCodes.group;
-    at.key_codes = at.value_codes = static_cast<std::int32_t>(C);
-    at.by_warps = true;
-    finish_layout(Dim, at);
-    return at;
-}
 template <int Dim>
 SmemLayout warps_layout(const KvAttentionProblem &p, bool split) {
     switch (codes_of(p.cache.key_format, p.cache.keys.dtype)) {
-    case Codes::kInt8: return warps_layout_of<Dim, Codes::kInt8>(p, split);
-    case Codes::kFloat8: return warps_layout_of<Dim, Codes::kFloat8>(p, split);
-    case Codes::kByte: return warps_layout_of<Dim, Codes::kByte>(p, split);
-    default: return warps_layout_of<Dim, Codes::kNibble>(p, split);
+    case Codes::kInt8: return warps_layout_of<WordWarpsShape<Dim, Codes::kInt8>>(p, split);
+    case Codes::kFloat8: return warps_layout_of<WordWarpsShape<Dim, Codes::kFloat8>>(p, split);
+    case Codes::kByte: return warps_layout_of<WordWarpsShape<Dim, Codes::kByte>>(p, split);
+    default: return warps_layout_of<WordWarpsShape<Dim, Codes::kNibble>>(p, split);
     }
 }
 
@@ -149,7 +121,7 @@ SmemLayout words_layout(const KvAttentionProblem &p, bool few, bool split) {
                        wide_scales(cache.key_format, cache.key_scales) && wide_scales(cache.value_format, cache.value_scales) &&
                        wide_rows(cache.key_tail);
     if (!taken) return SmemLayout{};
-    if (few && by_warps(p)) return padded_dim(cache.head_dim) == 64 ? warps_layout<64>(p, split) : warps_layout<128>(p, split);
+    if (few && takes_warps(cache)) return padded_dim(cache.head_dim) == 64 ? warps_layout<64>(p, split) : warps_layout<128>(p, split);
     const WordShape shape = shape_of(p, few, split);
     SmemLayout best = layout_of(p, shape, few, split, 1);
     for (int stages = 2; stages <= (few ? kMostStages : 2); ++stages) {

@@ -28,7 +28,7 @@ struct SmemLayout {
     int32_t stages;               // tiles of each
     int32_t infos, queries, turned, state, total;
     int32_t word_tiles, key_codes, value_codes; // of tiled pages: T and Codes of kv_attention_words.cuh
-    bool by_warps;                              // and whether kv_attention_words_warps.cuh takes them
+    bool by_warps;                              // of codes: whether kv_attention_warps.cuh takes them
 };
 
 struct AttentionParams {
