@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // kv_attention: many rows on the tensor cores of sm_90, for K and V as rows of 16-bit numbers or in swizzled pages.
 //
-//     out[r] = sum over slots of exp2(s[r] - max) v / sum over slots of exp2(s[r] - max),   s = scale log2(e) q k
+//     out[r] = sum over slots of exp2(scale log2(e) (s[r] - max)) v / sum over slots of the same weights,   s = q k
 //
 // Shapes   an item's 128 rows (tokens times query heads of a group) against tiles of 128 slots; head_dim to 128.
 // Bound    tensor cores: 4 * 128 * 128 * head_dim operations a tile, 64 KiB of K and V for them (32 bytes a cycle and multiprocessor).
@@ -94,7 +94,7 @@ struct WarpgroupState {
     float past[kGroupThreads][4]; // each thread's max and sum of its two rows, at the end of the past
 };
 
-/// Max and sum of a thread's two rows, in units of log2.
+/// Largest product and sum of weights of a thread's two rows.
 struct RowPair {
     float max[2];
     float sum[2];
@@ -123,7 +123,8 @@ GPU_DEVICE void start_values(const uint32_t (&weights)[std::size_t{Source::kTile
     gpu::warpgroup_commit();
 }
 
-/// Products to weights exp2(scale s - max), with the rows' new maxima; factor: what sums so far count now.
+/// Products to weights exp2(scale (s - max)), with the rows' new maxima; factor: what sums so far count now. The scale is positive, so the
+/// largest score is the largest product, and the difference comes first, so that its weight is 1 and not almost.
 template <std::size_t Tiles>
 GPU_DEVICE void weigh(float scale_log2, float (&s)[Tiles][4], RowPair &rows, float (&factor)[2]) {
     float high[2] = {-gpu::kInfinity, -gpu::kInfinity};
@@ -137,9 +138,9 @@ GPU_DEVICE void weigh(float scale_log2, float (&s)[Tiles][4], RowPair &rows, flo
     for (int i = 0; i < 2; ++i) {
         high[i] = gpu::max(high[i], gpu::shfl_xor(high[i], 1));
         high[i] = gpu::max(high[i], gpu::shfl_xor(high[i], 2));
-        high[i] = gpu::max(rows.max[i], high[i] * scale_log2); // the scale is positive
+        high[i] = gpu::max(rows.max[i], high[i]);
         base[i] = safe_max(high[i]);
-        factor[i] = gpu::exp2(rows.max[i] - base[i]);
+        factor[i] = gpu::exp2((rows.max[i] - base[i]) * scale_log2);
         rows.max[i] = high[i];
         rows.sum[i] *= factor[i];
     }
@@ -147,7 +148,7 @@ GPU_DEVICE void weigh(float scale_log2, float (&s)[Tiles][4], RowPair &rows, flo
     for (std::size_t n = 0; n < Tiles; ++n) {
         GPU_UNROLL
         for (int i = 0; i < 4; ++i) {
-            s[n][i] = gpu::exp2(gpu::fma(s[n][i], scale_log2, -base[i >> 1]));
+            s[n][i] = gpu::exp2((s[n][i] - base[i >> 1]) * scale_log2);
             rows.sum[i >> 1] += s[n][i];
         }
     }
@@ -323,7 +324,7 @@ kv_attention_warpgroup_kernel(AttentionParams p) {
         float past_sum = past[2 + i];
         past_sum += gpu::shfl_xor(past_sum, 1);
         past_sum += gpu::shfl_xor(past_sum, 2);
-        if (q == 0 && r < work.rows) state.ends[r] = end_row(p, work, r, RowState{rows.max[i], sum, past[i], past_sum});
+        if (q == 0 && r < work.rows) state.ends[r] = end_row(p, work, r, RowState{rows.max[i] * p.scale_log2, sum, past[i] * p.scale_log2, past_sum});
     }
     gpu::sync_threads();
     for (int i = thread; i < work.rows * (Dim / kEmitted); i += kGroupThreads) {
