@@ -70,6 +70,7 @@
 //   GPU_DEVICE              a function of device code
 //   GPU_HOST_DEVICE         a function of both sides (layout arithmetic)
 //   GPU_DYNAMIC_SMEM(name)  `unsigned char name[]`, 1 KiB aligned: the block's shared memory
+//   gpu::kTargetsHopper     for min_blocks: whether code is made for sm_90 or newer
 //   GPU_UNROLL              in front of a loop: unroll it fully
 //   GPU_UNROLL_BY(n)        or n times, to have the loads of n steps under way
 //   GPU_LAUNCH(kernel, grid, block, smem_bytes, stream, params)

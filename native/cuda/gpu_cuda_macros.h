@@ -16,6 +16,13 @@
 
 namespace gpu {
 
+/// Whether this pass of the compiler makes code for an sm_90 or newer: for launch bounds, since ptxas needs other registers for others.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kTargetsHopper = false;
+#else
+constexpr bool kTargetsHopper = true;
+#endif
+
 /// Where a collective was called; only the host implementation looks at it.
 struct Site {};
 

@@ -16,6 +16,8 @@
 
 namespace gpu {
 
+constexpr bool kTargetsHopper = true;
+
 /// Where a collective was called, for the check that all lanes stand at the same one.
 using Site = ::simt::Site;
 

@@ -194,8 +194,15 @@ struct WordWarpSource : WarpRuns<WordSource<Dim, 4, true, static_cast<int>(C), s
     }
 };
 
+/// Blocks that a multiprocessor is to hold: three, where that many registers do without spills.
 template <int Dim, int Codec>
-GPU_KERNEL(kThreads, Codec == static_cast<int>(Codes::kByte) ? 2 : 3)
+constexpr int warps_blocks() {
+    if (Codec == static_cast<int>(Codes::kByte)) return 2;
+    return Dim == 128 && Codec == static_cast<int>(Codes::kNibble) && !gpu::kTargetsHopper ? 2 : 3;
+}
+
+template <int Dim, int Codec>
+GPU_KERNEL(kThreads, (warps_blocks<Dim, Codec>()))
 kv_attention_mma_warps_kernel(AttentionParams p) {
     GPU_DYNAMIC_SMEM(smem);
     attend_by_warps<WordWarpSource<Dim, static_cast<Codes>(Codec)>>(p, smem);
