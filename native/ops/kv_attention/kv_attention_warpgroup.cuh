@@ -28,7 +28,7 @@ namespace strata {
 constexpr int kGroupThreads = 256;
 constexpr int kGroupWarps = kGroupThreads / gpu::kWarpSize;
 
-/// What the shared parts of kv_attention_mma.cuh ask of a source, and the copies of its tiles.
+/// What kv_attention_query.cuh and hide_scores ask of a source, and the copies of its tiles.
 template <int Dim, bool Bf16>
 struct WarpgroupSource {
     static constexpr int kDim = Dim;
