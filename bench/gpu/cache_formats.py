@@ -72,6 +72,8 @@ def codes(raw: np.ndarray, form: Format, layout: str, keys: bool) -> np.ndarray:
     head_dim = width * form.per_byte
     if layout == "rows":
         return raw
+    if n == 0:
+        return np.zeros((0, page_size, head_dim), raw.dtype)
     if layout == "swizzled":  # [d / 64][page_size][64]; chunk c of 8 numbers of slot r lies at c ^ (r & 7)
         chunks = raw.reshape(n, head_dim // 64, page_size, 8, 8)
         place = np.arange(8)[None, :] ^ (np.arange(page_size) & 7)[:, None]
@@ -101,6 +103,6 @@ def numbers(stored: np.ndarray, form: Format, scales: np.ndarray | None, keys: b
     if keys:  # scales [n, page_size / 32, 2 d]: scales, then zeros
         of_slot = np.repeat(scales, BLOCK, axis=1)
         return values * of_slot[..., :head_dim] + of_slot[..., head_dim:]
-    pairs = scales.reshape(scales.shape[0], -1, 2, page_size)  # row 2g scale, row 2g + 1 zero of group g
+    pairs = scales.reshape(scales.shape[0], scales.shape[1] // 2, 2, page_size)  # row 2g scale, row 2g + 1 zero of group g
     of_channel = np.repeat(pairs, BLOCK, axis=1)[:, :head_dim].transpose(0, 3, 1, 2)
     return values * of_channel[..., 0] + of_channel[..., 1]

@@ -17,10 +17,11 @@ class PagedCache:
     """Keys, values, page table, lengths and positions of one layer, and scales where the format has them."""
 
     def __init__(self, memory: Memory, form: str, lengths: np.ndarray, head_dim: int, page_size: int = 64, shared: bool = False, padding: int = 0,
-                 fresh: bool = False, layout: str = "rows") -> None:
-        """lengths [batch, kv_heads]; shared: a page holds all heads; fresh: unused pages beside each table row, for a destination."""
+                 fresh: bool = False, layout: str = "rows", bias: bool = False, tail: str = "f16", rotation: int = 0) -> None:
+        """lengths [batch, kv_heads]; shared: a page holds all heads; fresh: unused pages beside each table row, for a destination; bias: a logit bias
+        a slot; tail: the type of keys whose block is not full; rotation: channels of a Hadamard transform that what is stored has gone through."""
         self.memory, self.form, self.layout, self.lengths = memory, FORMATS[form], layout, lengths
-        self.kind, self.head_dim, self.page_size, self.shared = self.form.kind, head_dim, page_size, shared
+        self.kind, self.head_dim, self.page_size, self.shared, self.rotation = self.form.kind, head_dim, page_size, shared, rotation
         batch, kv_heads = lengths.shape
         self.max_pages = -(-int(lengths.max(initial=0)) // page_size) + 1
         table_rows, columns = (batch if shared else batch * kv_heads), self.max_pages * (2 if fresh else 1)
@@ -41,7 +42,10 @@ class PagedCache:
         gap = padding if layout == "rows" else 0  # the other layouts' pages are dense
         self.keys, self.key_scales = self._pool(True, (pages, heads), gap, positions)
         self.values, self.value_scales = self._pool(False, (pages, heads), gap, positions)
-        self.tail = memory.gaussian((batch * kv_heads, cache_formats.BLOCK, head_dim), "f16") if self.form.blocks else None
+        self.tail = memory.gaussian((batch * kv_heads, cache_formats.BLOCK, head_dim), tail) if self.form.blocks else None
+        self.logit_bias = memory.gaussian(positions.shape, "f32") if bias else None
+        if self.logit_bias is not None:
+            self.logit_bias.poison_where(positions < 0)
         self.positions = memory.array(positions, "i32")
         self.page_table = memory.array(visible, "i32")
         self.device_lengths = memory.array(lengths, "i32")
@@ -54,11 +58,14 @@ class PagedCache:
     def view(self, positions: bool = True) -> Structure:
         """The cache as ops take it."""
         fields: dict[str, object] = {"positions": self.positions.tensor()} if positions else {}
-        for name, array in (("key_scales", self.key_scales), ("value_scales", self.value_scales), ("key_tail", self.tail)):
+        for name, array in (("key_scales", self.key_scales), ("value_scales", self.value_scales), ("key_tail", self.tail),
+                            ("logit_bias", self.logit_bias)):
             if array is not None:
                 fields[name] = array.tensor()
         if not self.form.plain:
             fields["key_format"] = fields["value_format"] = self.memory.abi.constants[self.form.constant]
+        if self.rotation:
+            fields["rotation"] = self.rotation
         if self.layout != "rows":
             fields["layout"] = self.memory.abi.constants[f"STRATA_KV_{self.layout.upper()}"]
         return self.memory.abi.make("strata_kv_cache", keys=self.keys.tensor(), values=self.values.tensor(), page_table=self.page_table.tensor(),
@@ -75,6 +82,14 @@ class PagedCache:
     def value_rows(self, b: int, h: int) -> np.ndarray:
         """The values that a head holds, [length, head_dim]."""
         return self._rows(self.values, self.value_scales, False, b, h)
+
+    def bias_of(self, b: int, h: int) -> np.ndarray:
+        """The logit biases of a head's slots, [length]."""
+        length = int(self.lengths[b, h])
+        if self.logit_bias is None:
+            return np.zeros(length)
+        pages = self.table[b, h, : -(-length // self.page_size)].astype(np.int64)
+        return self.logit_bias.values(pages, h if self.shared else 0).reshape(-1)[:length]
 
     def _pool(self, keys: bool, pages: tuple[int, int], padding: int, positions: np.ndarray) -> tuple[Array, Array | None]:
         """Numbers or codes, with poison in slots that nobody may read, and their scales."""

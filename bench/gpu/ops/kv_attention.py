@@ -16,6 +16,10 @@ from paged_cache import PagedCache
 from problem import Comparison, Peer, Problem, Row, Target, rows
 
 _GATES = {"f32": 1e-5, "f16": 6e-4, "bf16": 4.5e-3}
+# Folded scales of quantised caches are rounded: to fp16 on tensor cores, to whole numbers of 15 bits on CPUs.
+_FOLDED_GPU, _FOLDED_CPU = 2e-3, 6e-4
+# What a case calls formats; pools of different formats are not known here.
+_FORMATS = {"i8": "i8", "f8": "f8", "i8b": "i8_block", "i4b": "i4_block"}
 
 
 class KvAttention(Problem):
@@ -28,24 +32,41 @@ class KvAttention(Problem):
         self.tokens = case.ints("tokens", [1] * len(lengths))
         self.offsets = np.concatenate([[0], np.cumsum(self.tokens)]).astype(np.int32)
         self.causal, self.scale = case.int("causal", 1) != 0, case.float("scale", 0)
-        self.cache = PagedCache(memory, case.text("format", case.text("dtype", "f32")), held, width, case.int("page_size", 64), case.int("shared", 0) != 0,
-                                case.int("padding", 0), layout=case.text("layout", "rows"))
+        self.window, self.sinks, self.softcap = case.int("window", 0), case.int("sinks", 0), case.float("softcap", 0)
+        dtype, key, value = case.text("dtype", "f32"), case.text("key", "plain"), case.text("value", "plain")
+        if key != value:
+            case.asked.difference_update({"key", "value"})
+        form = _FORMATS.get(key, dtype) if key == value else dtype
+        self.cache = PagedCache(memory, case.text("format", form), held, width, case.int("page_size", 64), case.int("shared", 0) != 0,
+                                case.int("padding", 0), layout=case.text("layout", "rows"), bias=case.int("bias", 0) != 0, tail=dtype,
+                                rotation=case.int("rotation", 0))
         self.group = case.int("q_heads", kv_heads) // kv_heads
+        heads = (kv_heads * self.group,)
+        self.slopes = memory.array(memory.random.uniform(0.01, 0.3, heads), "f32") if case.int("alibi", 0) else None
+        self.sink_logits = memory.gaussian(heads, "f32", 2) if case.int("sink_logits", 0) else None
         shape = (int(self.offsets[-1]), kv_heads * self.group, width)
         self.q = memory.gaussian(shape, case.text("q", "f32"))
         self.out = memory.empty(shape, case.text("out", "f32"), case.int("padding", 0))
         self.outputs = {"out": self.out}
         self.lse = memory.empty(shape[:2], "f32") if case.int("lse", 0) else None
+        self.past_lse = memory.empty(shape[:2], "f32") if case.int("past", 0) else None
         optional: dict[str, Structure] = {}
-        if self.lse:
-            self.outputs["lse"] = self.lse
-            optional["lse"] = self.lse.tensor()
+        for name, array in (("lse", self.lse), ("past_lse", self.past_lse)):
+            if array:
+                self.outputs[name] = array
+                optional[name] = array.tensor()
+        for name, array in (("alibi_slopes", self.slopes), ("sink_logits", self.sink_logits)):
+            if array:
+                optional[name] = array.tensor()
+        flags = memory.abi.constants["STRATA_ATTENTION_CAUSAL"] if self.causal else 0
+        flags |= memory.abi.constants["STRATA_ATTENTION_BATCH_INVARIANT"] if case.int("invariant", 0) else 0
         self.row_offsets = memory.array(self.offsets, "i32")
         if len(lengths) > 1:
             optional["row_offsets"] = self.row_offsets.tensor()
         self.arguments = memory.abi.make(
-            "strata_kv_attention_args", flags=memory.abi.constants["STRATA_ATTENTION_CAUSAL"] if self.causal else 0, cache=self.cache.view(), q=self.q.tensor(),
-            out=self.out.tensor(), scale=self.scale, max_length=int(held.max(initial=0)) if case.int("max_length", 0) else 0, **optional)
+            "strata_kv_attention_args", flags=flags, cache=self.cache.view(), q=self.q.tensor(), out=self.out.tensor(), scale=self.scale,
+            softcap=self.softcap, window=self.window, window_sinks=self.sinks,
+            max_length=int(held.max(initial=0)) if case.int("max_length", 0) else 0, **optional)
         place = case.text("plan", "")
         if place:
             self.plan = self._make_plan(place)
@@ -86,11 +107,12 @@ class KvAttention(Problem):
                 continue
             heads = slice(h * self.group, (h + 1) * self.group)
             q = self.q.values(picked + self.offsets[b])[:, heads]
-            out, lse, largest = self._answer(b, h, q, self._sees(b, h)[picked])
+            out, lse, past, largest = self._answer(b, h, q, picked)
             where = f"sequence {b}, head {h}:"
             worst = worst.worst(rows(self.out.values(picked + self.offsets[b])[:, heads], out, self._gate(), where))
-            if self.lse:
-                worst = worst.worst(self._compare_lse(self.lse.values(picked + self.offsets[b])[:, heads], lse, largest, where))
+            for array, want in ((self.lse, lse), (self.past_lse, past)):
+                if array:
+                    worst = worst.worst(self._compare_lse(array.values(picked + self.offsets[b])[:, heads], want, largest, where))
         return worst
 
     def _sees(self, b: int, h: int) -> np.ndarray:
@@ -98,26 +120,41 @@ class KvAttention(Problem):
         tokens, length = self.tokens[b], int(self.cache.lengths[b, h])
         return np.clip(length - tokens + np.arange(tokens) + 1, 0, length) if self.causal else np.full(tokens, length)
 
-    def _answer(self, b: int, h: int, q: np.ndarray, sees: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        keys, values = self.cache.key_rows(b, h), self.cache.value_rows(b, h)
+    def _answer(self, b: int, h: int, q: np.ndarray, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """out, lse and past lse of the picked rows of a sequence, and what bounds the rounding of their scores."""
+        keys, values, bias = self.cache.key_rows(b, h), self.cache.value_rows(b, h), self.cache.bias_of(b, h)
+        heads, length = slice(h * self.group, (h + 1) * self.group), keys.shape[0]
         scale = self.scale or 1 / np.sqrt(self.cache.head_dim)
+        slots, positions = np.arange(length), length - self.tokens[b] + picked
+        q = _turned(q, self.cache.rotation)
         scores = scale * (q @ keys.T)
-        hidden = (np.arange(keys.shape[0]) >= sees[:, None])[:, None, :]
-        scores = np.where(hidden, -np.inf, scores)
-        top = np.max(scores, axis=-1, initial=-np.inf)
-        weights = np.exp(scores - np.where(np.isfinite(top), top, 0)[..., None])
-        total = weights.sum(axis=-1)
-        with np.errstate(divide="ignore"):
-            lse = np.where(np.isfinite(top), top, 0) + np.log(total)
-        out = weights @ values / np.where(total == 0, 1, total)[..., None]
+        if self.softcap:
+            scores = self.softcap * np.tanh(scores / self.softcap)
         # What bounds the rounding of a score: the largest sum of magnitudes, without building it for every slot.
-        largest = abs(scale) * np.linalg.norm(q, axis=-1) * np.max(np.linalg.norm(keys, axis=-1), initial=0)
-        return out, lse, largest
+        largest = abs(scale) * np.linalg.norm(q, axis=-1) * np.max(np.linalg.norm(keys, axis=-1), initial=0) + np.max(np.abs(bias), initial=0) + self.softcap
+        if self.slopes:
+            slopes = self.slopes.values()[heads]
+            scores = scores + slopes[:, None] * (slots - positions[:, None])[:, None, :]
+            largest = largest + slopes * np.max(np.abs(slots - positions[:, None]), axis=-1, initial=0)[:, None]
+        ends = self._sees(b, h)[picked][:, None]
+        starts = np.maximum(ends - self.window, 0) if self.window else 0
+        seen = ((slots < ends) & ((slots >= starts) | (slots < self.sinks)))[:, None, :]
+        scores = np.where(seen, scores + bias, -np.inf)
+        past, _ = _log_sum(np.where(slots < length - self.tokens[b], scores, -np.inf))
+        lse, weights = _log_sum(scores)
+        if self.sink_logits:
+            sink = self.sink_logits.values()[heads]
+            joined = np.logaddexp(lse, sink)
+            weights = weights * np.exp(lse - joined)[..., None]
+            lse = joined
+        return _turned(weights @ values, self.cache.rotation), lse, past, largest
 
     def _gate(self) -> float:
         """fp32 sums everywhere; where products are of 16 bits, the weights are rounded to the cache's type for them."""
         out = _GATES[self.out.kind]
-        return max(out, _GATES[self.cache.kind if self.cache.form.plain else "f16"]) if self._narrow_products() else out
+        if not self.cache.form.plain:
+            return max(out, _FOLDED_CPU if self.device.name == "cpu" else _FOLDED_GPU)
+        return max(out, _GATES[self.cache.kind]) if self._narrow_products() else out
 
     def _narrow_products(self) -> bool:
         """On GPUs the tensor cores, on CPUs the dot products of codes and on some of bf16."""
@@ -135,6 +172,26 @@ class KvAttention(Problem):
             share = np.where(got == want, 0.0, np.abs(got - want) / gate)
         at = int(np.argmax(np.where(np.isnan(share), np.inf, share)))
         return Comparison(float(share.flat[at]), 1.0, f"{where} lse row {at}", int(np.sum(np.isnan(got))))
+
+
+def _turned(x: np.ndarray, n: int) -> np.ndarray:
+    """Each n channels after a normalised Walsh-Hadamard transform, which is its own inverse; 0: as they are."""
+    if n == 0:
+        return x
+    matrix = np.ones((1, 1))
+    while matrix.shape[0] < n:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return (x.reshape(*x.shape[:-1], -1, n) @ matrix / np.sqrt(n)).reshape(x.shape)
+
+
+def _log_sum(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ln sum exp over the last axis, -inf where there is nothing, and the weights exp(s - that), 0 there."""
+    top = np.max(scores, axis=-1, initial=-np.inf)
+    base = np.where(np.isfinite(top), top, 0)
+    weights = np.exp(scores - base[..., None])
+    total = weights.sum(axis=-1)
+    with np.errstate(divide="ignore"):
+        return base + np.log(total), weights / np.where(total == 0, 1, total)[..., None]
 
 
 class MergeStates(Problem):
