@@ -6,7 +6,8 @@
 // Split    a plan (kv_attention_plan.h), the caller's or one that a kernel makes first, says which rows and slots a block takes. Grids
 //          follow from shapes alone, so that nothing waits for the host and a graph may be replayed; blocks past the plan's items leave.
 // Kernels  16-bit rows or swizzled pages, tiled pages, 8-bit rows, and a plain one for everything else; each as a launch for items with
-//          few rows and one for items with many. A third adds partial results, a fourth the probabilities of keys.
+//          few rows and one for items with many, which on an sm_90 are kv_attention_sm90.cu's where that takes the problem. A third
+//          adds partial results, a fourth the probabilities of keys.
 #include "ops/kv_attention/kv_attention_gpu.h"
 #include "ops/kv_attention/kv_attention_merge.cuh"
 #include "ops/kv_attention/kv_attention_plain.cuh"

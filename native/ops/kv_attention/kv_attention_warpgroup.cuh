@@ -100,7 +100,7 @@ struct RowPair {
     float sum[2];
 };
 
-/// s = q k of one tile, on its way; q: query's operands, the registers of which are free after the wait.
+/// s = q k of one tile, on its way; a: q as left operands, whose registers are free after the wait.
 template <class Source, bool Bf16>
 GPU_DEVICE void start_scores(const uint32_t (&a)[std::size_t{Source::kDim / 16}][4], const unsigned char *keys,
                              float (&s)[std::size_t{Source::kScoreTiles}][4]) {
